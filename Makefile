@@ -1,0 +1,50 @@
+# Everything a newcomer or a developer runs. `make help` lists it.
+# Needs Python 3.11 or later with its venv module, and a network to the package registries.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := src tests bench examples
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick check format bench clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/demo-installed  ## start three nodes and a balancer on this machine, and print a URL
+	@exec $(BIN)/sojourn demo --nodes 3 --store local:
+
+test: $(VENV)/dev-installed  ## run all tests
+	$(BIN)/python -m pytest
+
+test-quick: $(VENV)/dev-installed  ## run the tests that start no servers, in under a minute
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/dev-installed  ## lint, types, layers, and the code in the docs
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_public_names.py tests/test_docs.py
+
+format: $(VENV)/dev-installed  ## lay the code out
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/dev-installed  ## measure; prints tables, fails nothing
+	$(BIN)/python -m bench
+
+clean:  ## remove what the other commands made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info tests/output
+
+# The stamps make the second call fast: pip runs only when pyproject.toml has changed since.
+$(VENV)/%-installed: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "sojourn needs Python 3.11 or later; say which with: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo "this Python lacks its venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
