@@ -1,0 +1,421 @@
+"""Open and commit: the whole life of a session as two flows. Read this first.
+
+Rule 1: every decision about a session is made here, and nothing here does I/O: a flow yields operations and is
+sent their answers (see ``ops``), so the blocking and the async driver cannot disagree.
+Rule 2: time and fresh ids come in as arguments.
+Rule 3: every loop is bounded. A store that keeps answering STALE ends in SessionConflict, never in a silent loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from sojourn.core.delta import Delta, Merged, Resolver, merge
+from sojourn.core.ids import SessionId, handle_of
+from sojourn.core.ops import Create, Delete, Flow, Load, Touch, Update, Written
+from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
+from sojourn.core.policy import Policy
+from sojourn.core.record import Record
+from sojourn.core.session import Opened, Rotation, Session, Standing
+from sojourn.errors import SessionConflict, SessionSealed, SessionTooLarge, StoreUnavailable
+
+ATTEMPTS = 8  # each lost attempt means that somebody else's write succeeded, so eight losses are a hot key
+HOPS = 4  # renewals within one grace period; a longer chain of successors is not followed
+
+
+class Terms(NamedTuple):
+    """What a commit goes by: the policy, the resolvers, the time (epoch seconds) and a source of fresh ids."""
+
+    policy: Policy
+    now: float
+    new_id: Callable[[], SessionId]
+    resolvers: Mapping[str, Resolver] = MappingProxyType({})
+
+
+# -- open ------------------------------------------------------------------------------------------------------
+
+
+def open(ids: Sequence[SessionId], policy: Policy, now: float) -> Flow[Opened]:
+    """Find the session that *ids* open: one Load for each id, one more for each renewal it has to follow.
+
+    A browser sends more than one id when a neighbouring host planted a cookie of the same name. An id that opens
+    nothing never wins over one that does; where two open different sessions none is believed.
+    """
+    if not ids:
+        return _NOBODY
+    if len(ids) == 1:
+        return (yield from _open_one(ids[0], policy, now))
+    found: list[Opened] = []
+    for id in ids:
+        opened = yield from _open_one(id, policy, now)
+        found.append(opened)
+    return _choose(found)
+
+
+def _open_one(id: SessionId, policy: Policy, now: float) -> Flow[Opened]:
+    record: Record | None = yield Load(id.private)
+    if record is None:
+        return Opened(events=(Event(Happened.UNKNOWN_ID, id.handle),))
+    if not policy.is_live(record, now):
+        return Opened(events=(Event(Happened.EXPIRED, id.handle),))
+    if not record.retired:
+        return Opened(Standing.OWN, id, id.private, record)
+    if current := (yield from _follow(record, policy, now)):
+        return Opened(Standing.FORWARDED, None, *current)
+    return Opened(Standing.RETIRED)
+
+
+def _follow(record: Record, policy: Policy, now: float) -> Flow[tuple[bytes, Record] | None]:
+    """Return where the tombstone *record* leads: a live key and record, or None."""
+    for _ in range(HOPS):
+        if (key := record.successor) is None:
+            return None
+        found: Record | None = yield Load(key)
+        if found is None or not policy.is_live(found, now):
+            return None
+        if not found.retired:
+            return key, found
+        record = found
+    return None
+
+
+def _choose(found: Sequence[Opened]) -> Opened:
+    live = {opened.key: opened for opened in found if opened.record}
+    duplicate = Event(Happened.DUPLICATE_TOKEN)
+    if len(live) == 1:
+        return next(iter(live.values()))._replace(events=(duplicate,))
+    retired = any(opened.standing is Standing.RETIRED for opened in found)
+    return Opened(Standing.RETIRED if retired else Standing.NEW, events=(duplicate,))
+
+
+_NOBODY = Opened()
+
+
+# -- commit ----------------------------------------------------------------------------------------------------
+
+
+def commit(session: Session, terms: Terms) -> Flow[Outcome]:
+    """Store what the request changed and return what to tell the browser.
+
+    Five questions, in the order a person would ask: destroyed? new or rotating? changed? touch due? then keep.
+    Raises ValueNotStorable or SessionTooLarge before any operation, SessionConflict after too many.
+    """
+    if not session.looked:
+        session.seal()
+        return KEEP
+    delta = session.delta()
+    opened = session.opened
+    _check_bounds(delta.set, terms.policy)
+    ended = None
+    if session.ending:
+        ended = yield from _end(session.ending, terms)
+        session.ended()
+    outcome = yield from _write(session, opened, delta, terms)
+    session.seal()
+    return _told(ended, outcome).after(*opened.events)
+
+
+def save(session: Session, terms: Terms) -> Flow[Outcome]:
+    """Store late changes (see ``Session.reopen``). No cookie can follow, so nothing may begin.
+
+    The outcome's events are for the log; its action comes too late for the browser.
+
+    Raises SessionSealed when there is no stored session that the changes could go to.
+    """
+    delta = session.delta()
+    _check_bounds(delta.set, terms.policy)
+    if session.ending:
+        yield from _end(session.ending, terms)
+        session.ended()
+    if not delta:
+        return KEEP
+    if session.opened.record is None:
+        raise SessionSealed("the response has begun, so a new session cannot be announced; store something earlier")
+    return (yield from _update(session, session.opened, delta, terms))
+
+
+def _write(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    login = session.rotation is Rotation.LOGIN
+    if opened.record is None:
+        if opened.standing is Standing.RETIRED and not login:
+            return KEEP.after(*_lost(opened, delta))
+        begins = delta.set or login
+        return (yield from _begin(session, delta, terms)) if begins else KEEP
+    if login or (session.rotation and opened.standing is Standing.OWN):
+        return (yield from _rotate(session, opened, delta, terms))
+    if delta or session.cookie_age != opened.record.cookie_age:
+        return (yield from _update(session, opened, delta, terms))
+    if terms.policy.touch_due(opened.record, terms.now):
+        return (yield from _touch(opened, terms))
+    return KEEP
+
+
+def _told(ended: Outcome | None, written: Outcome) -> Outcome:
+    """Say one thing to the browser: a session that begins after one has ended takes over its cookie."""
+    if ended is None:
+        return written
+    if written.action is Action.ISSUE:
+        return written.after(*ended.events)
+    return ended.after(*written.events)
+
+
+def _begin(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    record = _first_record(session, delta.set, terms, created_at=terms.now)
+    id = yield from _create(record, terms)
+    session.rebase(Opened(Standing.OWN, id, id.private, record), delta)
+    return _issue(id, record, Happened.LOGGED_IN if record.principal else Happened.CREATED)
+
+
+def _first_record(session: Session, values: Mapping[str, bytes], terms: Terms, created_at: float) -> Record:
+    return Record(
+        values=values,
+        created_at=created_at,
+        accessed_at=terms.now,
+        expires_at=terms.policy.expires_at(created_at, terms.now),
+        principal=session.principal,
+        cookie_age=session.cookie_age,
+    )
+
+
+def _create(record: Record, terms: Terms) -> Flow[SessionId]:
+    for _ in range(ATTEMPTS):
+        id = terms.new_id()
+        if (yield Create(id.private, record)) is Written.DONE:
+            return id
+    raise StoreUnavailable(
+        f"the store said of {ATTEMPTS} fresh 256-bit ids that they exist: "
+        "its answers are wrong, or the source of randomness repeats itself"
+    )
+
+
+def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    """Replace the record, merging into what others wrote meanwhile. Never creates."""
+    read = opened.current()[1].values
+    refreshed = _refreshes_cookie(session, opened, terms)
+    found = yield from _as_read(opened, terms)
+    for _ in range(ATTEMPTS):
+        if found is None:
+            return KEEP.after(*_lost(opened, delta))
+        key, record = found
+        merged = _merge(read, record.values, delta, terms)
+        after = _next_version(record, merged.values, session, terms)
+        answer = yield Update(key, after, record.version)
+        if answer is Written.DONE:
+            events = _conflicts(key, merged)
+            session.rebase(opened._replace(key=key, record=after), delta)
+            return _reissue(opened, after, refreshed).after(*events)
+        found = (yield from _current(key, terms)) if answer is Written.STALE else None
+    raise _too_many_conflicts()
+
+
+def _next_version(record: Record, values: Mapping[str, bytes], session: Session, terms: Terms) -> Record:
+    accessed_at = max(record.accessed_at, terms.now)
+    return record._replace(values=values,
+        accessed_at=accessed_at,
+        expires_at=terms.policy.expires_at(record.created_at, accessed_at),
+        version=record.version + 1,
+        cookie_age=session.cookie_age,
+    )
+
+
+def _touch(opened: Opened, terms: Terms) -> Flow[Outcome]:
+    """Write down that the visitor was here. Whatever the answer but DONE, there is nothing left to do."""
+    key, record = opened.current()
+    if not terms.policy.is_live(record, terms.now):
+        return KEEP
+    expires_at = terms.policy.expires_at(record.created_at, terms.now)
+    answer = yield Touch(key, terms.now, expires_at, record.version)
+    # A persistent cookie slides along, or an active visitor would lose it at its first Max-Age.
+    return _reissue(opened, record, answer is Written.DONE and record.cookie_age is not None)
+
+
+# -- rotate ----------------------------------------------------------------------------------------------------
+
+
+def _rotate(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    """Create the new record first and retire the old one second, so that no crash in between loses the session."""
+    renewal = session.rotation is Rotation.RENEWAL
+    found = yield from _as_read(opened, terms)
+    if found is None:
+        return KEEP.after(*_lost(opened, delta)) if renewal else (yield from _begin(session, delta, terms))
+    _, old = found
+    merged = _merge(_carried(session, opened), _carried(session, opened, old), delta, terms)
+    new = _first_record(session, merged.values, terms, created_at=old.created_at if renewal else terms.now)
+    id = yield from _create(new, terms)
+    try:
+        return (yield from _retire(session, opened, found, (id, new), delta, terms))
+    except (SessionConflict, SessionTooLarge):
+        yield Delete(id.private)
+        raise
+
+
+def _retire(
+    session: Session,
+    opened: Opened,
+    found: tuple[bytes, Record] | None,
+    created: tuple[SessionId, Record],
+    delta: Delta,
+    terms: Terms,
+) -> Flow[Outcome]:
+    """Put a tombstone in place of the old record, naming the version that the new one was made from.
+
+    Whoever loses that race takes back what it created: after a renewal its changes go to the winner's record,
+    and after the session's end nowhere. A login never loses: where the old session is gone it stands alone, with
+    what its own request set.
+    """
+    renewal = session.rotation is Rotation.RENEWAL
+    id, new = created
+    for _ in range(ATTEMPTS):
+        if renewal and (found is None or found[0] != opened.key):
+            yield Delete(id.private)
+            return (yield from _land(session, opened, found, delta, terms))
+        if found is None:
+            return (yield from _stand_alone(session, id, new, delta))
+        key, old = found
+        merged = _merge(_carried(session, opened), _carried(session, opened, old), delta, terms)
+        if merged.values != new.values:
+            base, new = new.version, new._replace(values=merged.values, version=new.version + 1)
+            if (yield Update(id.private, new, base)) is not Written.DONE:
+                break
+        answer = yield Update(key, _tombstone(old, terms, id.private if renewal else None), old.version)
+        if answer is Written.DONE:
+            session.rebase(Opened(Standing.OWN, id, id.private, new), delta)
+            happened = Happened.ROTATED if renewal else Happened.LOGGED_IN
+            return _issue(id, new, happened).after(*_conflicts(id.private, merged))
+        found = (yield from _current(key, terms)) if answer is Written.STALE else None
+    raise _too_many_conflicts()
+
+
+def _land(
+    session: Session, opened: Opened, found: tuple[bytes, Record] | None, delta: Delta, terms: Terms
+) -> Flow[Outcome]:
+    """Bring the changes of a renewal that lost against another one to the winner's record."""
+    if found is None:
+        return KEEP.after(*_lost(opened, delta))
+    if not delta:
+        return KEEP
+    forwarded = opened._replace(standing=Standing.FORWARDED, id=None)
+    return (yield from _update(session, forwarded, delta, terms))
+
+
+def _stand_alone(session: Session, id: SessionId, new: Record, delta: Delta) -> Flow[Outcome]:
+    """Let a login whose old session ended meanwhile go on without that session's values."""
+    alone = new._replace(values=dict(delta.set), version=new.version + 1)
+    if (yield Update(id.private, alone, new.version)) is not Written.DONE:
+        raise _too_many_conflicts()
+    session.rebase(Opened(Standing.OWN, id, id.private, alone), delta)
+    return _issue(id, alone, Happened.LOGGED_IN)
+
+
+def _carried(session: Session, opened: Opened, record: Record | None = None) -> Mapping[str, bytes]:
+    """Return the values of *record*, or of the record that was read, that a login takes along."""
+    values = (record or opened.current()[1]).values
+    kept = session.carried
+    return values if kept is None else {key: data for key, data in values.items() if key in kept}
+
+
+def _tombstone(old: Record, terms: Terms, successor: bytes | None) -> Record:
+    return Record(
+        values={},
+        created_at=old.created_at,
+        accessed_at=terms.now,
+        expires_at=terms.now + terms.policy.rotation_grace,
+        version=old.version + 1,
+        retired=True,
+        successor=successor,
+    )
+
+
+# -- end -------------------------------------------------------------------------------------------------------
+
+
+def _end(opened: Opened, terms: Terms) -> Flow[Outcome]:
+    """Delete the session, also when it was renewed meanwhile: a logout never reports a false success.
+
+    Where somebody else ended it first the browser is told nothing: its cookie may already be a new login's.
+    """
+    found: tuple[bytes, Record] | None = opened.current()
+    for _ in range(ATTEMPTS):
+        if found is None:
+            return KEEP
+        key, record = found
+        answer = yield Delete(key, record.version)
+        if answer is Written.DONE:
+            return Outcome(Action.EXPIRE, events=(Event(Happened.ENDED, handle_of(key)),))
+        found = (yield from _current(key, terms)) if answer is Written.STALE else None
+    raise _too_many_conflicts()
+
+
+# -- small answers ---------------------------------------------------------------------------------------------
+
+
+def _as_read(opened: Opened, terms: Terms) -> Flow[tuple[bytes, Record] | None]:
+    """Return key and record as they were read, or as they are now where the deadline passed while the handler ran.
+
+    Only another request's look can have prolonged the session then; otherwise it is over and stays over.
+    """
+    key, record = opened.current()
+    if terms.policy.is_live(record, terms.now):
+        return key, record
+    return (yield from _current(key, terms))
+
+
+def _current(key: bytes, terms: Terms) -> Flow[tuple[bytes, Record] | None]:
+    """Return what lives under *key* now, or where its tombstone leads."""
+    found: Record | None = yield Load(key)
+    if found is None or not terms.policy.is_live(found, terms.now):
+        return None
+    return (yield from _follow(found, terms.policy, terms.now)) if found.retired else (key, found)
+
+
+def _merge(read: Mapping[str, bytes], found: Mapping[str, bytes], delta: Delta, terms: Terms) -> Merged:
+    """Merge, and refuse what policy refuses: a conflict nobody resolves, or values that grew beyond the bounds."""
+    merged = merge(read, found, delta, terms.resolvers)
+    if merged.conflicts and terms.policy.on_conflict == "refuse":
+        raise SessionConflict(
+            f"parallel requests changed the same keys: {', '.join(merged.conflicts)}", keys=merged.conflicts
+        )
+    _check_bounds(merged.values, terms.policy)
+    return merged
+
+
+def _check_bounds(values: Mapping[str, bytes], policy: Policy) -> None:
+    if len(values) > policy.max_keys:
+        raise SessionTooLarge("", f"it has {len(values)} keys, and max_keys is {policy.max_keys}")
+    size = sum(len(key.encode()) + len(data) for key, data in values.items())
+    if size > policy.max_bytes:
+        raise SessionTooLarge("", f"it takes {size} bytes, and max_bytes is {policy.max_bytes}")
+
+
+def _issue(id: SessionId, record: Record, happened: Happened) -> Outcome:
+    return Outcome(Action.ISSUE, id, record.cookie_age, (Event(happened, id.handle),))
+
+
+def _refreshes_cookie(session: Session, opened: Opened, terms: Terms) -> bool:
+    """Tell whether the browser's cookie needs another lifetime: it was asked for, or is persistent and slides."""
+    _, record = opened.current()
+    if session.cookie_age != record.cookie_age:
+        return True
+    return record.cookie_age is not None and terms.policy.touch_due(record, terms.now)
+
+
+def _reissue(opened: Opened, record: Record, wanted: bool) -> Outcome:
+    """Issue the id that the browser presented once more. Who presented an old id is not told the new one."""
+    if not wanted or opened.id is None:
+        return KEEP
+    return Outcome(Action.ISSUE, opened.id, record.cookie_age)
+
+
+def _lost(opened: Opened, delta: Delta) -> tuple[Event, ...]:
+    handle = handle_of(opened.key) if opened.key else None
+    return (Event(Happened.LOST, handle, (*delta.set, *delta.removed)),) if delta else ()
+
+
+def _conflicts(key: bytes, merged: Merged) -> tuple[Event, ...]:
+    return (Event(Happened.CONFLICT, handle_of(key), merged.conflicts),) if merged.conflicts else ()
+
+
+def _too_many_conflicts() -> SessionConflict:
+    return SessionConflict(f"other requests changed this session {ATTEMPTS} times while this one tried to store")

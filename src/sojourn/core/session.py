@@ -1,0 +1,413 @@
+"""Session: the mapping that handlers hold. It sees every change and is sealed after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import (
+    Callable,
+    Container,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    ValuesView,
+)
+from datetime import datetime, time, timedelta
+from enum import Enum, auto
+from typing import Any, NamedTuple, Protocol
+
+from sojourn.core.delta import Delta
+from sojourn.core.ids import SessionId, handle_of
+from sojourn.core.outcome import Event
+from sojourn.core.policy import LONGEST
+from sojourn.core.record import Record
+from sojourn.errors import SessionSealed, SojournError, ValueNotStorable
+
+MAX_PRINCIPAL = 255  # characters; fits a short text column in every SQL dialect
+
+# A value of one of these types cannot have changed since it was read, so it is not encoded again at commit.
+_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, datetime, time, timedelta})
+
+
+class ValueCodec(Protocol):
+    """What a session needs of a codec."""
+
+    def encode(self, value: object, path: str = "") -> bytes:
+        """Return *value* as bytes; raise ValueNotStorable naming *path*."""
+
+    def decode(self, data: bytes, path: str = "") -> object:
+        """Return what :meth:`encode` was given; raise ValueUnreadable naming *path*."""
+
+
+class Keeper(Protocol):
+    """What a session asks of whoever made it: the codec, and a way to store late changes in either colour."""
+
+    @property
+    def codec(self) -> ValueCodec:
+        """The codec of the session's values."""
+
+    def save(self, session: Session) -> None:
+        """Store the session's late changes, blocking."""
+
+    async def asave(self, session: Session) -> None:
+        """Store the session's late changes on an event loop."""
+
+
+class Standing(Enum):
+    """How the id that the browser presented relates to the record that was found."""
+
+    NEW = auto()
+    """No id, or none that opens anything. What is set begins a session under an id of our own."""
+    OWN = auto()
+    """The id opens its record."""
+    FORWARDED = auto()
+    """The id was renewed moments ago. Its record is served and written, and the new id is never told."""
+    RETIRED = auto()
+    """The id was rotated by a login moments ago. It opens nothing, and no cookie may overwrite the new one."""
+
+
+class Opened(NamedTuple):
+    """What ``open`` found: an empty NEW one, or a record, where it stands and by which id it was asked for."""
+
+    standing: Standing = Standing.NEW
+    id: SessionId | None = None
+    key: bytes | None = None
+    record: Record | None = None
+    events: tuple[Event, ...] = ()
+
+    def current(self) -> tuple[bytes, Record]:
+        """Return key and record; there are both in every standing but NEW and RETIRED."""
+        assert self.key is not None
+        assert self.record is not None
+        return self.key, self.record
+
+
+class Rotation(Enum):
+    """Why the id is to change."""
+
+    RENEWAL = auto()
+    """Same privileges: the old id keeps serving requests in flight for the grace period."""
+    LOGIN = auto()
+    """Other privileges: the old id opens nothing from now on."""
+
+
+class Session(MutableMapping[str, Any]):
+    """One visitor's values, fetched at the first look and written at the commit.
+
+    A plain mapping: keys are str, values whatever the codec stores. Changes inside a value (``session["cart"].append``)
+    are seen, since each value that was touched is encoded again at the commit and compared with its old bytes.
+    """
+
+    # Class attributes are the state of a session that nobody has looked at: most requests never look,
+    # and for them building one costs two assignments.
+    looked = False
+    """True once the handler has looked at the session in any way; the response then varies by cookie."""
+    _sealed = False
+    _late = False
+    _opened = Opened()
+    _ending: Opened | None = None
+    _rotation: Rotation | None = None
+    _carried: frozenset[str] | None = None
+    _principal: str | None = None
+    _cookie_age: int | None = None
+    _stored: Mapping[str, bytes] = {}
+    _live: dict[str, Any]
+    _suspects: dict[str, None]
+    _removed: set[str]
+
+    def __init__(self, opener: Callable[[], Opened], keeper: Keeper) -> None:
+        self._opener = opener
+        self._keeper = keeper
+
+    # -- the mapping -------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: str) -> Any:
+        self._look()
+        if key in self._live:
+            return self._live[key]
+        if key in self._removed or key not in self._stored:
+            raise KeyError(key)
+        value = self._live[key] = self._keeper.codec.decode(self._stored[key], f"[{key!r}]")
+        if type(value) not in _IMMUTABLE:
+            self._suspects[key] = None
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._open_for_change()
+        if type(key) is not str:
+            raise ValueNotStorable(f"[{key!r}]", "the keys of a session are str")
+        self._live[key] = value
+        self._suspects[key] = None
+        self._removed.discard(key)
+
+    def __delitem__(self, key: str) -> None:
+        self._open_for_change()
+        if key not in self:
+            raise KeyError(key)
+        self._live.pop(key, None)
+        self._suspects.pop(key, None)
+        if key in self._stored:
+            self._removed.add(key)
+
+    def __contains__(self, key: object) -> bool:
+        self._look()
+        return key in self._live or (key in self._stored and key not in self._removed)
+
+    def __iter__(self) -> Iterator[str]:
+        self._look()
+        yield from [key for key in self._stored if key not in self._removed]
+        yield from [key for key in self._live if key not in self._stored]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def keys(self) -> KeysView[str]:
+        """Return a view of the keys. Asking for it is a look already, before anything is done with it."""
+        self._look()
+        return super().keys()
+
+    def values(self) -> ValuesView[Any]:
+        """Return a view of the values."""
+        self._look()
+        return super().values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return a view of keys and values."""
+        self._look()
+        return super().items()
+
+    def clear(self) -> None:
+        """Remove every key."""
+        self._keep_only(())
+
+    # -- the life of the session -------------------------------------------------------------------------
+
+    @property
+    def principal(self) -> str | None:
+        """Who is logged in, as given to :meth:`login`."""
+        self._look()
+        return self._principal
+
+    @property
+    def is_new(self) -> bool:
+        """True while nothing is stored: a first visit, an unknown or expired id, or after :meth:`destroy`."""
+        self._look()
+        return self._opened.record is None
+
+    @property
+    def created_at(self) -> float | None:
+        """When the session began, in seconds since the epoch; None while it is new."""
+        return None if self.is_new else self._opened.current()[1].created_at
+
+    @property
+    def expires_at(self) -> float | None:
+        """The deadline as it was stored, in seconds since the epoch; None while it is new."""
+        return None if self.is_new else self._opened.current()[1].expires_at
+
+    @property
+    def handle(self) -> str | None:
+        """A short name for logs and pages. It opens nothing. None while the session is new."""
+        self._look()
+        return handle_of(self._opened.key) if self._opened.key else None
+
+    def rotate(self) -> None:
+        """Change the id and keep everything else, as after a change of network or at regular intervals.
+
+        Requests in flight with the old id are served for the policy's grace period. For a change of privilege
+        use :meth:`login`, which leaves the old id nothing.
+        """
+        self._open_for_rotation()
+        self._rotation = self._rotation or Rotation.RENEWAL
+
+    def login(self, principal: str, *, keep: Iterable[str] | None = None) -> None:
+        """Record that *principal* (1 to 255 characters) is logged in, under a new id and from a new beginning.
+
+        An anonymous visitor's values are kept, all or only those that *keep* names. When somebody else was logged
+        in, only those that *keep* names are. The old id opens nothing afterwards: whoever planted it gains nothing.
+        """
+        if not (type(principal) is str and 0 < len(principal) <= MAX_PRINCIPAL):
+            raise ValueNotStorable(".principal", f"it must be a str of 1 to {MAX_PRINCIPAL} characters")
+        self._open_for_rotation()
+        if keep is not None or self._principal not in (None, principal):
+            self._carried = frozenset(keep or ())
+            self._keep_only(self._carried)
+        self._principal = principal
+        self._rotation = Rotation.LOGIN
+
+    def logout(self, *, keep: Iterable[str] = ()) -> None:
+        """End the session as :meth:`destroy` does. The values that *keep* names begin an anonymous one."""
+        kept = {key: self[key] for key in keep if key in self}
+        self.destroy()
+        if kept:
+            self.update(kept)
+
+    def destroy(self) -> None:
+        """End the session: its record is deleted, its id refused for good, the browser's cookie taken back.
+
+        What is set afterwards in the same request begins another session under another id.
+        """
+        self._open_for_change()
+        if self._opened.record is not None:
+            self._ending = self._opened
+        if self._opened.standing is not Standing.RETIRED:
+            self._start_over(Opened(events=self._opened.events))
+        else:
+            self._start_over(self._opened)
+
+    def remember(self, age: float | timedelta) -> None:
+        """Say how long the browser keeps the cookie: *age* in seconds, or a timedelta.
+
+        As in Java's ``Cookie.setMaxAge``: negative, until the browser closes; zero, delete it now, and the
+        session with it; positive, that long. The server's own timeouts hold all the same.
+        """
+        number = age.total_seconds() if isinstance(age, timedelta) else age
+        if not abs(number) <= LONGEST:
+            raise ValueNotStorable(".cookie_age", "it must be a number of seconds, at most ten years")
+        if number == 0:
+            self.destroy()
+        else:
+            self._open_for_change()
+            self._cookie_age = max(1, round(number)) if number > 0 else None
+
+    # -- after the response has begun --------------------------------------------------------------------
+
+    def reopen(self) -> None:
+        """Allow changes after the response has begun: in a stream, a websocket, a background task.
+
+        They are stored by :meth:`save` and by nothing else. No cookie can be sent any more, so a session that is
+        not stored yet cannot begin, and the id cannot change.
+        """
+        self._sealed, self._late = False, True
+
+    def save(self) -> None:
+        """Store the changes made since :meth:`reopen`. Raises StoreUnavailable, SessionSealed, SessionConflict."""
+        self._require_late()
+        self._keeper.save(self)
+
+    async def asave(self) -> None:
+        """Do what :meth:`save` does, for a store that is awaited."""
+        self._require_late()
+        await self._keeper.asave(self)
+
+    # -- for the lifecycle -------------------------------------------------------------------------------
+
+    @property
+    def opened(self) -> Opened:
+        """What the session was opened on, or rebased to by a commit."""
+        self._look()
+        return self._opened
+
+    @property
+    def ending(self) -> Opened | None:
+        """The session that :meth:`destroy` ended in this request."""
+        return self._ending
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """Why the id is to change; None when it stays."""
+        return self._rotation
+
+    @property
+    def carried(self) -> frozenset[str] | None:
+        """The stored keys that a login took along; None: all of them."""
+        return self._carried
+
+    @property
+    def cookie_age(self) -> int | None:
+        """Seconds that the browser should keep the cookie; None: until it closes."""
+        return self._cookie_age
+
+    @property
+    def late(self) -> bool:
+        """True after :meth:`reopen`."""
+        return self._late
+
+    def delta(self) -> Delta:
+        """Return what this request changed, by encoding again every value it may have changed.
+
+        Raises ValueNotStorable or SessionTooLarge, naming the value.
+        """
+        encoded = {key: self._keeper.codec.encode(self._live[key], f"[{key!r}]") for key in self._suspects}
+        changed = {key: data for key, data in encoded.items() if self._stored.get(key) != data}
+        return Delta(changed, frozenset(self._removed)) if changed or self._removed else _NOTHING
+
+    def unsaved(self) -> tuple[str, ...]:
+        """Return the keys whose changes no commit and no ``save`` has stored; names only, and never raises."""
+        if not self.looked or not (self._suspects or self._removed):
+            return ()
+        try:
+            delta = self.delta()
+        except SojournError:
+            return tuple(self._suspects)
+        return (*delta.set, *delta.removed)
+
+    def seal(self) -> None:
+        """Refuse changes from now on: the cookie and the data are about to go out."""
+        self._sealed = True
+
+    def ended(self) -> None:
+        """Note that the session which :meth:`destroy` ended is gone from the store."""
+        self._ending = None
+
+    def rebase(self, opened: Opened, delta: Delta) -> None:
+        """Take what a commit stored, this request's *delta* and what others wrote, as the new base to compare with."""
+        before, self._stored = self._stored, opened.record.values if opened.record else {}
+        for key in list(self._live):
+            # Somebody else's value, or a merged one: forget ours, or it would look like a change of ours.
+            if self._stored.get(key) != delta.set.get(key, before.get(key)):
+                self._live.pop(key)
+                self._suspects.pop(key, None)
+        self._opened, self._removed = opened, set()
+        self._rotation = self._carried = None
+
+    def __repr__(self) -> str:
+        if not self.looked:
+            return "<Session: not looked at>"
+        who = self._opened.standing.name.lower() if self.is_new else self.handle
+        return f"<Session {who}: {len(self)} keys>"
+
+    def _look(self) -> None:
+        if self.looked:
+            return
+        if self._sealed:
+            raise SessionSealed(
+                "this is the first look at the session and the response has begun without Vary: Cookie, so a cache "
+                "could show it to others; look earlier, or call session.reopen() first"
+            )
+        self._start_over(self._opener())
+        self.looked = True
+
+    def _start_over(self, opened: Opened) -> None:
+        record = opened.record
+        self._opened = opened
+        self._stored = record.values if record else {}
+        self._principal = record.principal if record else None
+        self._cookie_age = record.cookie_age if record else None
+        self._live, self._suspects, self._removed = {}, {}, set()
+        self._rotation = self._carried = None
+
+    def _keep_only(self, kept: Container[str]) -> None:
+        self._open_for_change()
+        for key in [key for key in self if key not in kept]:
+            del self[key]
+
+    def _open_for_change(self) -> None:
+        if self._sealed:
+            raise SessionSealed(
+                "the response has begun, so this change could no longer be announced; make it earlier, "
+                "or call session.reopen() first and session.save() after it"
+            )
+        self._look()
+
+    def _require_late(self) -> None:
+        if not self._late:
+            raise SessionSealed("save() is for after reopen(); before the response begins the commit stores everything")
+
+    def _open_for_rotation(self) -> None:
+        if self._late:
+            raise SessionSealed("the response has begun, so the browser cannot be told a new id")
+        self._open_for_change()
+
+
+_NOTHING = Delta()
