@@ -1,0 +1,116 @@
+"""The bytes of a record at rest: a fixed header that stores may read and patch, and a body they never open.
+
+    offset  0   format version, 1 byte
+            1   flags, 1 byte: bit 0 = retired
+            2   record version, 8 bytes
+           10   accessed_at, milliseconds, 8 bytes
+           18   expires_at, milliseconds, 8 bytes
+           26   check, 16 bytes
+           42   body: MessagePack of (created_at in milliseconds, principal, cookie age, successor, values)
+
+Numbers are big-endian. The check binds flags, version and body to the key under which they stand, so a frame that
+was damaged, moved to another key or answered to another request does not open (CVE-2023-28858). The two times lie
+outside of it: ``touch`` patches them in place. ``created_at`` lies inside, so the absolute lifetime cannot be edited.
+Milliseconds exist in this file only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import struct
+
+import msgspec
+
+from sojourn.core.ids import handle_of
+from sojourn.core.record import Record
+
+FORMAT = 1
+RETIRED = 0x01
+
+_HEADER = struct.Struct(">BBQQQ16s")
+_TIMES = struct.Struct(">QQ")
+_TIMES_AT = 10
+_BODY_AT = _HEADER.size
+
+_log = logging.getLogger("sojourn.store")
+
+
+class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    created_ms: int
+    principal: str | None
+    cookie_age: int | None
+    successor: bytes | None
+    values: dict[str, bytes]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Body).decode
+
+
+def pack(key: bytes, record: Record) -> bytes:
+    """Return *record* as the bytes to keep under *key*."""
+    values = record.values if type(record.values) is dict else dict(record.values)
+    body = _encode(_Body(to_ms(record.created_at), record.principal, record.cookie_age, record.successor, values))
+    flags = RETIRED if record.retired else 0
+    accessed, expires = to_ms(record.accessed_at), to_ms(record.expires_at)
+    check = _check(key, flags, record.version, body)
+    return _HEADER.pack(FORMAT, flags, record.version, accessed, expires, check) + body
+
+
+def unpack(key: bytes, data: bytes) -> Record | None:
+    """Return the record that *data* holds, or None where it does not belong to *key* or is damaged.
+
+    None makes the visitor anonymous. The log says so as an error, and the bytes stay where they are.
+    """
+    try:
+        format, flags, version, accessed, expires, check = _HEADER.unpack_from(data)
+        body = data[_BODY_AT:]
+        if format != FORMAT or not hmac.compare_digest(check, _check(key, flags, version, body)):
+            raise ValueError("another format" if format != FORMAT else "damaged, or written under another key")
+        opened = _decode(body)
+    except (ValueError, struct.error, msgspec.MsgspecError) as error:
+        _log.error("session=%s has an unreadable record, which is left in place: %s", handle_of(key), error)
+        return None
+    return Record(
+        opened.values,
+        opened.created_ms / 1000,
+        accessed / 1000,
+        expires / 1000,
+        version,
+        opened.principal,
+        opened.cookie_age,
+        bool(flags & RETIRED),
+        opened.successor,
+    )
+
+
+def version(data: bytes) -> int:
+    """Return the record's version out of the header; 0, which no record has, where there is no header."""
+    return int.from_bytes(data[2:_TIMES_AT], "big") if len(data) >= _BODY_AT and data[0] == FORMAT else 0
+
+
+def expires_ms(data: bytes) -> int:
+    """Return the deadline in milliseconds out of the header; 0, long past, where there is no header."""
+    return int.from_bytes(data[18:26], "big") if len(data) >= _BODY_AT else 0
+
+
+def patch_times(data: bytes, accessed_at: float, expires_at: float) -> bytes:
+    """Return *data* with its two times replaced, and nothing else."""
+    times = _TIMES.pack(to_ms(accessed_at), to_ms(expires_at))
+    return data[:_TIMES_AT] + times + data[_TIMES_AT + _TIMES.size :]
+
+
+def to_ms(seconds: float) -> int:
+    """Return *seconds* as whole milliseconds, never below zero."""
+    return max(0, round(seconds * 1000))
+
+
+def _check(key: bytes, flags: int, version: int, body: bytes) -> bytes:
+    bound = hashlib.blake2b(body, digest_size=16, key=key, person=_PERSON)
+    bound.update(struct.pack(">BBQ", FORMAT, flags, version))
+    return bound.digest()
+
+
+_PERSON = b"sojourn frame"

@@ -1,0 +1,160 @@
+"""A site and its browsers, without HTTP: whole requests as two flows that a test may interleave step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from random import Random
+from typing import Any, TypeVar
+
+from sojourn.codec import Codec
+from sojourn.core import lifecycle
+from sojourn.core.delta import Resolver
+from sojourn.core.ids import SessionId
+from sojourn.core.ops import Flow, Op
+from sojourn.core.outcome import Action, Outcome
+from sojourn.core.policy import Policy
+from sojourn.core.session import Session
+from sojourn.testing.fakes import FakeClock, NumberedRandom
+
+T = TypeVar("T")
+
+Do = Callable[[Op], Any]
+"""Performs one operation on the store under test, in whatever colour it has."""
+
+
+class Site:
+    """What a SessionManager is to a server, on top of *do*, with a clock and ids that a test controls."""
+
+    def __init__(self, do: Do, policy: Policy | None = None, resolvers: Mapping[str, Resolver] | None = None) -> None:
+        self.do = do
+        self.policy = policy or Policy(idle_timeout=1800, lifetime=86400, touch_interval=60, rotation_grace=10)
+        self.resolvers = resolvers or {}
+        self.clock = FakeClock()
+        self.random = NumberedRandom()
+        self.codec = Codec()
+        self.asked: list[Op] = []
+
+    def save(self, session: Session) -> None:
+        """Store late changes."""
+        self.run(lifecycle.save(session, self.terms()))
+
+    async def asave(self, session: Session) -> None:
+        """Store late changes."""
+        self.save(session)
+
+    def terms(self) -> lifecycle.Terms:
+        """Return what a commit at this moment goes by."""
+        return lifecycle.Terms(self.policy, self.clock(), self.new_id, self.resolvers)
+
+    def new_id(self) -> SessionId:
+        """Return the next id."""
+        return SessionId.from_random(self.random())
+
+    def run(self, flow: Flow[T]) -> T:
+        """Run *flow* without interruption."""
+        steps = Steps(flow, self)
+        while not steps.done:
+            steps.step()
+        result: T = steps.result
+        return result
+
+    def open(self, *ids: SessionId) -> Session:
+        """Open a session as a server does when a handler first looks."""
+        return self.opened(self.run(lifecycle.open(ids, self.policy, self.clock())))
+
+    def opened(self, found: Any) -> Session:
+        """Return a session on what ``open`` found, already looked at."""
+        session = Session(lambda: found, self)
+        assert session.opened is found
+        return session
+
+    def commit(self, session: Session) -> Outcome:
+        """Commit a session."""
+        return self.run(lifecycle.commit(session, self.terms()))
+
+
+class Browser:
+    """Keeps the id it was given, and gives it back: a cookie jar for one cookie."""
+
+    def __init__(self, site: Site, id: SessionId | None = None) -> None:
+        self.site, self.id = site, id
+
+    def begin(self) -> Session:
+        """Send a request; return its session while the handler runs."""
+        return self.site.open(*([self.id] if self.id else []))
+
+    def finish(self, session: Session) -> Outcome:
+        """Let the handler end, and take what the response says."""
+        outcome = self.site.commit(session)
+        self.take(outcome)
+        return outcome
+
+    def take(self, outcome: Outcome) -> None:
+        """Take a response's cookie."""
+        if outcome.action is not Action.KEEP:
+            self.id = outcome.id
+
+    def visit(self, handler: Callable[[Session], object] = lambda session: None) -> Outcome:
+        """Send a request that *handler* serves, and take the response."""
+        session = self.begin()
+        handler(session)
+        return self.finish(session)
+
+    def sees(self) -> dict[str, Any]:
+        """Return the values that a request sees."""
+        return dict(self.begin())
+
+
+class Steps:
+    """A flow that is advanced one store operation at a time."""
+
+    def __init__(self, flow: Flow[T], site: Site) -> None:
+        self._flow: Generator[Op, Any, Any] = flow
+        self._site = site
+        self._reply: Any = None
+        self.done = False
+        self.result: Any = None
+
+    def step(self) -> None:
+        """Let the flow decide, and perform the one operation that it asks for."""
+        try:
+            op = self._flow.send(self._reply)
+        except StopIteration as end:
+            self.done, self.result = True, end.value
+            return
+        self._site.asked.append(op)
+        self._reply = self._site.do(op)
+
+
+def interleave(random: Random, *requests: Generator[None, None, None]) -> None:
+    """Advance *requests* to their ends, choosing at each step which one goes on."""
+    waiting = list(requests)
+    while waiting:
+        chosen = random.choice(waiting)
+        try:
+            next(chosen)
+        except StopIteration:
+            waiting.remove(chosen)
+
+
+def in_steps(
+    browser: Browser, handler: Callable[[Session], object], answers: list[Outcome]
+) -> Generator[None, None, None]:
+    """Serve one request of *browser*, pausing around each store operation. Its outcome is appended to *answers*.
+
+    The browser takes no cookie from it: a test that wants that does it when the answer arrives.
+    """
+    site = browser.site
+    ids = [browser.id] if browser.id else []
+    found = yield from _paused(Steps(lifecycle.open(ids, site.policy, site.clock()), site))
+    session = site.opened(found)
+    handler(session)
+    yield
+    answers.append((yield from _paused(Steps(lifecycle.commit(session, site.terms()), site))))
+
+
+def _paused(steps: Steps) -> Generator[None, None, Any]:
+    while not steps.done:
+        steps.step()
+        yield
+    return steps.result
