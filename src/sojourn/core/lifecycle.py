@@ -107,6 +107,9 @@ def commit(session: Session, terms: Terms) -> Flow[Outcome]:
         return KEEP
     delta = session.delta()
     opened = session.opened
+    if _is_settled(session, opened, delta, terms):
+        session.seal()
+        return KEEP.after(*opened.events)
     _check_bounds(delta.set, terms.policy)
     ended = None
     if session.ending:
@@ -115,6 +118,14 @@ def commit(session: Session, terms: Terms) -> Flow[Outcome]:
     outcome = yield from _write(session, opened, delta, terms)
     session.seal()
     return _told(ended, outcome).after(*opened.events)
+
+
+def _is_settled(session: Session, opened: Opened, delta: Delta, terms: Terms) -> bool:
+    """Tell whether there is nothing to do, as after nearly every request."""
+    if delta or session.ending or session.rotation:
+        return False
+    record = opened.record
+    return record is None or (session.cookie_age == record.cookie_age and not terms.policy.touch_due(record, terms.now))
 
 
 def save(session: Session, terms: Terms) -> Flow[Outcome]:
@@ -141,15 +152,12 @@ def _write(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow
     if opened.record is None:
         if opened.standing is Standing.RETIRED and not login:
             return KEEP.after(*_lost(opened, delta))
-        begins = delta.set or login
-        return (yield from _begin(session, delta, terms)) if begins else KEEP
+        return (yield from _begin(session, delta, terms)) if delta.set or login else KEEP
     if login or (session.rotation and opened.standing is Standing.OWN):
         return (yield from _rotate(session, opened, delta, terms))
     if delta or session.cookie_age != opened.record.cookie_age:
         return (yield from _update(session, opened, delta, terms))
-    if terms.policy.touch_due(opened.record, terms.now):
-        return (yield from _touch(opened, terms))
-    return KEEP
+    return (yield from _touch(opened, terms))
 
 
 def _told(ended: Outcome | None, written: Outcome) -> Outcome:
@@ -212,7 +220,8 @@ def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flo
 
 def _next_version(record: Record, values: Mapping[str, bytes], session: Session, terms: Terms) -> Record:
     accessed_at = max(record.accessed_at, terms.now)
-    return record._replace(values=values,
+    return record._replace(
+        values=values,
         accessed_at=accessed_at,
         expires_at=terms.policy.expires_at(record.created_at, accessed_at),
         version=record.version + 1,
@@ -384,7 +393,9 @@ def _merge(read: Mapping[str, bytes], found: Mapping[str, bytes], delta: Delta, 
 def _check_bounds(values: Mapping[str, bytes], policy: Policy) -> None:
     if len(values) > policy.max_keys:
         raise SessionTooLarge("", f"it has {len(values)} keys, and max_keys is {policy.max_keys}")
-    size = sum(len(key.encode()) + len(data) for key, data in values.items())
+    size = 0
+    for key, data in values.items():
+        size += len(data) + (len(key) if key.isascii() else len(key.encode()))
     if size > policy.max_bytes:
         raise SessionTooLarge("", f"it takes {size} bytes, and max_bytes is {policy.max_bytes}")
 

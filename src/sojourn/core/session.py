@@ -377,6 +377,7 @@ class Session(MutableMapping[str, Any]):
             )
         self._start_over(self._opener())
         self.looked = True
+        del self._opener  # it holds the request's headers
 
     def _start_over(self, opened: Opened) -> None:
         record = opened.record

@@ -1,0 +1,60 @@
+"""A store URL becomes a store. The setting that decides where sessions live is one string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from sojourn.core.ops import AsyncStore, Store
+from sojourn.errors import ConfigurationError
+
+Factory = Callable[[str], Store | AsyncStore]
+
+ENTRY_POINTS = "sojourn.stores"
+"""Entry point group by which other packages add schemes: each names a callable from a URL to a store."""
+
+# scheme: where its factory is, and the extra that brings its driver
+_BUILT_IN = {
+    "memory": ("sojourn.store.memory", "MemoryStore", None),
+    "local": ("sojourn.store.local", "LocalStore", "local"),
+}
+
+
+def connect(url: str) -> Store | AsyncStore:
+    """Return the store that *url* names. Nothing is opened or created before the first operation.
+
+    Raises ConfigurationError for an unknown scheme, a missing driver or a wrong setting in the URL.
+    """
+    scheme, colon, _ = url.partition(":")
+    if not colon:
+        raise ConfigurationError(f"store={url!r} is no store URL; known schemes: {', '.join(schemes())}")
+    return _factory(scheme)(url)
+
+
+def schemes() -> list[str]:
+    """Return the installed schemes, sorted, such as ``local:``."""
+    return sorted(f"{name}:" for name in {*_BUILT_IN, *_plugins()})
+
+
+def _factory(scheme: str) -> Factory:
+    if built_in := _BUILT_IN.get(scheme):
+        return _load_built_in(scheme, *built_in)
+    if plugin := _plugins().get(scheme):
+        return plugin()
+    raise ConfigurationError(f"no store for {scheme + ':'!r} is installed; known schemes: {', '.join(schemes())}")
+
+
+def _load_built_in(scheme: str, module: str, name: str, extra: str | None) -> Factory:
+    try:
+        return cast(Factory, getattr(import_module(module), name).from_url)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the store {scheme}: needs {error.name}; install it with: pip install 'sojourn[{extra}]'"
+        ) from error
+
+
+def _plugins() -> dict[str, Callable[[], Factory]]:
+    from importlib.metadata import entry_points  # noqa: PLC0415  costs milliseconds, and only unknown schemes need it
+
+    return {point.name: point.load for point in entry_points(group=ENTRY_POINTS)}

@@ -1,0 +1,247 @@
+"""SessionManager: policy, codec, store and transport as one object, checked against each other when built."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
+
+from sojourn.codec import Codec
+from sojourn.connect import connect
+from sojourn.core import lifecycle
+from sojourn.core.delta import Resolver
+from sojourn.core.ids import ID_BYTES, SessionId
+from sojourn.core.ops import AsyncStore, Flow, Store
+from sojourn.core.outcome import Action, Event, Happened, Outcome
+from sojourn.core.policy import Policy
+from sojourn.core.session import Opened, Session
+from sojourn.drive import arun, as_async, run
+from sojourn.errors import ConfigurationError
+from sojourn.transport.caching import forbid_shared_caching, overrides_cache_control, vary
+from sojourn.transport.cookie import MOST_VALUES, Cookie
+
+Headers = list[tuple[str, str]]
+
+Read = Callable[[Any], Iterable[str | bytes]]
+"""Finds the Cookie header fields in what an adapter has of a request, when asked: who never looks never reads."""
+
+ValueResolver = Callable[[Any, Any, Any], Any]
+"""Given a key's values as read, found and written (None where there is none), returns the one to store."""
+
+_log = logging.getLogger("sojourn")
+_WARNINGS = frozenset({Happened.LOST, Happened.CONFLICT, Happened.UNSAVED, Happened.DUPLICATE_TOKEN})
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Transport(Protocol):
+    """How a token travels: out of a request's headers, and into a response as a header value."""
+
+    def read(self, headers: Iterable[str | bytes]) -> tuple[str, ...]:
+        """Return the distinct tokens that the request carries."""
+
+    def issue(self, token: str, max_age: float | None = None, *, now: float | None = None) -> str:
+        """Return the header value that hands out *token*."""
+
+    def expire(self) -> str:
+        """Return the header value that takes the token back."""
+
+
+class SessionManager:
+    """Everything that an adapter needs, and the one place where settings meet.
+
+    *store* is a URL (see :func:`sojourn.connect`) or a store object. *types* are the enums, dataclasses and Structs
+    that sessions may hold. *namespace* keeps applications that share a store apart. *resolvers* decide, by key, what
+    becomes of a value that two parallel requests both changed. *on_event* receives every event, after the log has.
+    *insecure_dev* is the one switch for plain http: the cookie is named ``sid`` and lacks Secure.
+
+    Raises ConfigurationError, naming the setting and the cure.
+    """
+
+    def __init__(
+        self,
+        store: Store | AsyncStore | str,
+        *,
+        policy: Policy | None = None,
+        cookie: Cookie | None = None,
+        codec: Codec | None = None,
+        types: Iterable[type] = (),
+        namespace: str = "",
+        resolvers: Mapping[str, ValueResolver] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        insecure_dev: bool = False,
+        clock: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        if codec is not None and types:
+            raise ConfigurationError("types and codec are both given; register the types with the codec")
+        if cookie is not None and insecure_dev:
+            raise ConfigurationError("cookie and insecure_dev are both given; use cookie=Cookie.insecure_dev(...)")
+        self.policy = policy or Policy()
+        self.codec = codec or Codec(types)
+        self.cookie = cookie or (Cookie.insecure_dev() if insecure_dev else Cookie())
+        self.namespace = namespace
+        self.store = connect(store) if isinstance(store, str) else store
+        self._store_is_async = inspect.iscoroutinefunction(self.store.load)
+        self.waits = self._store_is_async or cast(Store, self.store).waits
+        """True where the store may keep a caller waiting, so that an event loop has to await it."""
+        self._resolvers = {key: _on_bytes(self.codec, key, resolve) for key, resolve in (resolvers or {}).items()}
+        self._on_event = on_event
+        self._clock = clock
+        self._random = random
+        self._warned_plain_http = False
+
+    # -- the store's colour --------------------------------------------------------------------------------
+
+    def blocking_store(self) -> Store:
+        """Return the store for a blocking adapter. Raises ConfigurationError for an async one."""
+        if self._store_is_async:
+            raise ConfigurationError(f"{type(self.store).__name__} is async; a WSGI application needs a blocking store")
+        return cast(Store, self.store)
+
+    def loop_store(self) -> AsyncStore:
+        """Return the store for an event loop. Raises ConfigurationError for one that would block it."""
+        return cast(AsyncStore, self.store) if self._store_is_async else as_async(cast(Store, self.store))
+
+    # -- the life of one request ---------------------------------------------------------------------------
+
+    def begin(self, read: Read, source: object, kind: type[Session] = Session) -> Session:
+        """Return a session of this *kind*, fetched at the first look.
+
+        Until then not even the cookie is read, by ``read(source)``. *source* must not lead back to the session: the
+        cycle would keep every request alive until the garbage collector runs.
+        """
+        return kind(partial(self._open_now, read, source), self)
+
+    async def abegin(self, read: Read, source: object) -> Session:
+        """Return a session fetched beforehand, since a look cannot wait. No cookie, no call to the store."""
+        opened = await arun(self.open(read(source)), self.loop_store())
+        return Session(lambda: opened, self)
+
+    def open(self, cookies: Iterable[str | bytes]) -> Flow[Opened]:
+        """Return the flow that finds the session which the request's Cookie header fields open."""
+        tokens = self.cookie.read(cookies)
+        if len(tokens) > MOST_VALUES:
+            return _believing_none()
+        ids = [id for token in tokens if (id := SessionId.parse(token, self.namespace))]
+        return lifecycle.open(ids, self.policy, self._clock())
+
+    def commit(self, session: Session) -> Outcome:
+        """Store what the request changed, blocking, and return what to tell the browser.
+
+        Raises ValueNotStorable and SessionTooLarge (nothing was stored), SessionConflict, StoreUnavailable.
+        """
+        return self._report(run(lifecycle.commit(session, self._terms()), self.blocking_store()))
+
+    async def acommit(self, session: Session) -> Outcome:
+        """Do what :meth:`commit` does, on an event loop."""
+        return self._report(await arun(lifecycle.commit(session, self._terms()), self.loop_store()))
+
+    def save(self, session: Session) -> None:
+        """Store late changes, blocking; handlers call ``session.save()``."""
+        self._report(run(lifecycle.save(session, self._terms()), self.blocking_store()))
+
+    async def asave(self, session: Session) -> None:
+        """Store late changes, on an event loop; handlers call ``await session.asave()``."""
+        self._report(await arun(lifecycle.save(session, self._terms()), self.loop_store()))
+
+    def finish(self, session: Session) -> None:
+        """Report values that were changed after the commit and never saved. Called when the request is over."""
+        if session.looked and (keys := session.unsaved()):
+            self._report(Outcome(events=(Event(Happened.UNSAVED, session.handle, keys),)))
+
+    def respond(self, outcome: Outcome, headers: Headers, *, scheme: str, host: str) -> Headers:
+        """Return the response's *headers* with what the outcome asks for: Vary, Set-Cookie, Cache-Control.
+
+        For a session that was looked at; *scheme* and *host* are the request's, for the warning about plain http.
+        """
+        headers = _merged(headers, "vary", vary(_values(headers, "vary")))
+        if outcome.action is Action.KEEP:
+            return headers
+        if outcome.action is Action.ISSUE:
+            assert outcome.id is not None
+            self._warn_of_plain_http(scheme, host)
+            line = self.cookie.issue(outcome.id.public, outcome.cookie_age, now=self._clock())
+        else:
+            line = self.cookie.expire()
+        headers = _merged(headers, "cache-control", forbid_shared_caching(_values(headers, "cache-control")))
+        return [*(field for field in headers if not self._is_undone_by(*field)), ("set-cookie", line)]
+
+    # -- behind the scenes ---------------------------------------------------------------------------------
+
+    def _open_now(self, read: Read, source: object) -> Opened:
+        return run(self.open(read(source)), self.blocking_store())
+
+    def _is_undone_by(self, name: str, value: str) -> bool:
+        """Tell whether a field of the application's would set our cookie too, or overrule its ``no-store``."""
+        return overrides_cache_control(name) or (name.lower() == "set-cookie" and self.cookie.owns(value))
+
+    def _terms(self) -> lifecycle.Terms:
+        return lifecycle.Terms(self.policy, self._clock(), self._new_id, self._resolvers)
+
+    def _new_id(self) -> SessionId:
+        return SessionId.from_random(self._random(ID_BYTES), self.namespace)
+
+    def _report(self, outcome: Outcome) -> Outcome:
+        for event in outcome.events:
+            level = logging.WARNING if event.kind in _WARNINGS else logging.INFO
+            _log.log(level, "%s session=%s keys=%r", event.kind, event.session, event.keys)
+            if self._on_event:
+                self._on_event(event)
+        return outcome
+
+    def _warn_of_plain_http(self, scheme: str, host: str) -> None:
+        if scheme == "https" or not self.cookie.secure or self._warned_plain_http:
+            return
+        if host.rpartition(":")[0] in _LOCAL_HOSTS or host in _LOCAL_HOSTS:
+            return
+        self._warned_plain_http = True
+        _log.warning(
+            "a Secure cookie is being set over plain http and browsers will drop it: serve https (behind a proxy, pass "
+            "its X-Forwarded-Proto on to the application server), or set insecure_dev=True on a development machine"
+        )
+
+
+def configured(manager: SessionManager | None, settings: Mapping[str, Any]) -> SessionManager:
+    """Return the manager that an adapter was given, or one made of *settings*, the arguments of SessionManager."""
+    if manager is None:
+        if "store" not in settings:
+            raise ConfigurationError("no store was given; say where sessions live, for example store='local:'")
+        return SessionManager(**settings)
+    if settings:
+        raise ConfigurationError(f"manager and {', '.join(settings)} are both given; settle it in the manager")
+    return manager
+
+
+def _believing_none() -> Flow[Opened]:
+    """Return the flow for more tokens than any honest browser sends: it asks the store nothing."""
+    opened = yield from lifecycle.open((), Policy(), 0.0)
+    return opened._replace(events=(Event(Happened.DUPLICATE_TOKEN),))
+
+
+def _on_bytes(codec: Codec, key: str, resolve: ValueResolver) -> Resolver:
+    """Return *resolve* as the core calls it, on encoded values."""
+    path = f"[{key!r}]"
+
+    def value(data: bytes | None) -> Any:
+        return None if data is None else codec.decode(data, path)
+
+    def resolver(read: bytes | None, found: bytes | None, written: bytes | None) -> bytes | None:
+        answer = resolve(value(read), value(found), value(written))
+        return None if answer is None else codec.encode(answer, path)
+
+    return resolver
+
+
+def _values(headers: Headers, name: str) -> Sequence[str]:
+    return [value for key, value in headers if key.lower() == name]
+
+
+def _merged(headers: Headers, name: str, value: str | None) -> Headers:
+    """Return *headers* with one field *name*; as they are when there is nothing to change."""
+    if value is None:
+        return headers
+    return [*(field for field in headers if field[0].lower() != name), (name, value)]

@@ -1,0 +1,1 @@
+"""Headers to tokens and tokens to headers: pure text, no framework, no clock."""
