@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeVar
 
-from sojourn.core.ops import AsyncStore, Create, Delete, Flow, Load, Op, Store, Touch, Update, Written
+from sojourn.core.ops import AsyncStore, Flow, Op, Store, Written
 from sojourn.core.record import Record
 from sojourn.errors import ConfigurationError
 
 T = TypeVar("T")
 
 
-def perform(op: Op, store: Store) -> Record | Written | None:
-    """Perform one operation. Raises StoreUnavailable."""
-    match op:
-        case Load(key):
-            return store.load(key)
-        case Touch(key, accessed_at, expires_at, base):
-            return store.touch(key, accessed_at, expires_at, base)
-        case Update(key, record, base):
-            return store.update(key, record, base)
-        case Create(key, record):
-            return store.create(key, record)
-        case Delete(key, base):
-            return store.delete(key, base)
-        case _:
-            assert_never(op)
+def perform(op: Op, store: Store) -> Any:
+    """Perform one operation and return its answer. Raises StoreUnavailable."""
+    return op.on(store)
 
 
-async def aperform(op: Op, store: AsyncStore) -> Record | Written | None:
-    """Perform one operation. Raises StoreUnavailable."""
-    match op:
-        case Load(key):
-            return await store.load(key)
-        case Touch(key, accessed_at, expires_at, base):
-            return await store.touch(key, accessed_at, expires_at, base)
-        case Update(key, record, base):
-            return await store.update(key, record, base)
-        case Create(key, record):
-            return await store.create(key, record)
-        case Delete(key, base):
-            return await store.delete(key, base)
-        case _:
-            assert_never(op)
+async def aperform(op: Op, store: AsyncStore) -> Any:
+    """Perform one operation and return its answer. Raises StoreUnavailable."""
+    return await op.on(store)
 
 
 def run(flow: Flow[T], store: Store) -> T:
@@ -50,7 +26,7 @@ def run(flow: Flow[T], store: Store) -> T:
     reply: Any = None
     try:
         while True:
-            reply = perform(flow.send(reply), store)
+            reply = flow.send(reply).on(store)
     except StopIteration as end:
         result: T = end.value
         return result
@@ -61,7 +37,7 @@ async def arun(flow: Flow[T], store: AsyncStore) -> T:
     reply: Any = None
     try:
         while True:
-            reply = await aperform(flow.send(reply), store)
+            reply = await flow.send(reply).on(store)
     except StopIteration as end:
         result: T = end.value
         return result

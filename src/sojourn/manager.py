@@ -16,7 +16,7 @@ from sojourn.core import lifecycle
 from sojourn.core.delta import Resolver
 from sojourn.core.ids import ID_BYTES, SessionId
 from sojourn.core.ops import AsyncStore, Flow, Store
-from sojourn.core.outcome import Action, Event, Happened, Outcome
+from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.session import Opened, Session
 from sojourn.drive import arun, as_async, run
@@ -93,6 +93,7 @@ class SessionManager:
         self._clock = clock
         self._random = random
         self._warned_plain_http = False
+        self._always_looks_for_losses = insecure_dev
 
     # -- the store's colour --------------------------------------------------------------------------------
 
@@ -134,10 +135,16 @@ class SessionManager:
 
         Raises ValueNotStorable and SessionTooLarge (nothing was stored), SessionConflict, StoreUnavailable.
         """
+        if lifecycle.is_settled(session, self.policy, self._clock()):
+            session.seal()
+            return KEEP
         return self._report(run(lifecycle.commit(session, self._terms()), self.blocking_store()))
 
     async def acommit(self, session: Session) -> Outcome:
         """Do what :meth:`commit` does, on an event loop."""
+        if lifecycle.is_settled(session, self.policy, self._clock()):
+            session.seal()
+            return KEEP
         return self._report(await arun(lifecycle.commit(session, self._terms()), self.loop_store()))
 
     def save(self, session: Session) -> None:
@@ -148,9 +155,15 @@ class SessionManager:
         """Store late changes, on an event loop; handlers call ``await session.asave()``."""
         self._report(await arun(lifecycle.save(session, self._terms()), self.loop_store()))
 
-    def finish(self, session: Session) -> None:
-        """Report values that were changed after the commit and never saved. Called when the request is over."""
-        if session.looked and (keys := session.unsaved()):
+    def finish(self, session: Session, *, streamed: bool) -> None:
+        """Report values that were changed after the commit and never saved. Called when the request is over.
+
+        Finding them means encoding every value again, so it is done where there was time for changes: the response
+        was *streamed*, or the session was used after it began. With *insecure_dev* it is always done.
+        """
+        if not (session.looked and (streamed or session.used_late or self._always_looks_for_losses)):
+            return
+        if keys := session.unsaved():
             self._report(Outcome(events=(Event(Happened.UNSAVED, session.handle, keys),)))
 
     def respond(self, outcome: Outcome, headers: Headers, *, scheme: str, host: str) -> Headers:

@@ -58,7 +58,9 @@ def merge(
     guess brings back removed items and loses order.
     """
     values = apply(found, delta)
-    conflicts = []
+    conflicts: list[str] = []
+    if found is read:
+        return Merged(values)
     for key in (*delta.set, *delta.removed):
         before, theirs, ours = read.get(key), found.get(key), delta.written(key)
         if theirs == before:

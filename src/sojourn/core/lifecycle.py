@@ -43,41 +43,37 @@ def open(ids: Sequence[SessionId], policy: Policy, now: float) -> Flow[Opened]:
     A browser sends more than one id when a neighbouring host planted a cookie of the same name. An id that opens
     nothing never wins over one that does; where two open different sessions none is believed.
     """
-    if not ids:
-        return _NOBODY
-    if len(ids) == 1:
-        return (yield from _open_one(ids[0], policy, now))
     found: list[Opened] = []
     for id in ids:
-        opened = yield from _open_one(id, policy, now)
+        record: Record | None = yield Load(id.private)
+        opened = _judge(id, record, policy, now)
+        if opened.standing is Standing.RETIRED and (current := (yield from _follow(record, policy, now))):
+            opened = Opened(Standing.FORWARDED, None, *current)
         found.append(opened)
-    return _choose(found)
+    if len(found) == 1:
+        return found[0]
+    return _choose(found) if found else _NOBODY
 
 
-def _open_one(id: SessionId, policy: Policy, now: float) -> Flow[Opened]:
-    record: Record | None = yield Load(id.private)
+def _judge(id: SessionId, record: Record | None, policy: Policy, now: float) -> Opened:
     if record is None:
         return Opened(events=(Event(Happened.UNKNOWN_ID, id.handle),))
     if not policy.is_live(record, now):
         return Opened(events=(Event(Happened.EXPIRED, id.handle),))
-    if not record.retired:
-        return Opened(Standing.OWN, id, id.private, record)
-    if current := (yield from _follow(record, policy, now)):
-        return Opened(Standing.FORWARDED, None, *current)
-    return Opened(Standing.RETIRED)
+    return Opened(Standing.RETIRED) if record.retired else Opened(Standing.OWN, id, id.private, record)
 
 
-def _follow(record: Record, policy: Policy, now: float) -> Flow[tuple[bytes, Record] | None]:
-    """Return where the tombstone *record* leads: a live key and record, or None."""
+def _follow(tombstone: Record | None, policy: Policy, now: float) -> Flow[tuple[bytes, Record] | None]:
+    """Return where a tombstone leads: a live key and record, or None."""
     for _ in range(HOPS):
-        if (key := record.successor) is None:
+        if tombstone is None or (key := tombstone.successor) is None:
             return None
         found: Record | None = yield Load(key)
         if found is None or not policy.is_live(found, now):
             return None
         if not found.retired:
             return key, found
-        record = found
+        tombstone = found
     return None
 
 
@@ -96,21 +92,34 @@ _NOBODY = Opened()
 # -- commit ----------------------------------------------------------------------------------------------------
 
 
+def is_settled(session: Session, policy: Policy, now: float) -> bool:
+    """Tell whether a commit of *session* would do nothing and say nothing, as after nearly every request.
+
+    A short cut for drivers, which need no flow then: commit would give the same answer.
+    """
+    if not session.looked:
+        return True
+    opened = session.opened
+    return not (opened.events or session.may_have_changed) and _needs_no_touch(session, opened.record, policy, now)
+
+
+def _needs_no_touch(session: Session, record: Record | None, policy: Policy, now: float) -> bool:
+    if record is None:
+        return True
+    return session.cookie_age == record.cookie_age and not policy.touch_due(record, now)
+
+
 def commit(session: Session, terms: Terms) -> Flow[Outcome]:
     """Store what the request changed and return what to tell the browser.
 
     Five questions, in the order a person would ask: destroyed? new or rotating? changed? touch due? then keep.
     Raises ValueNotStorable or SessionTooLarge before any operation, SessionConflict after too many.
     """
-    if not session.looked:
+    if is_settled(session, terms.policy, terms.now):
         session.seal()
         return KEEP
     delta = session.delta()
     opened = session.opened
-    if _is_settled(session, opened, delta, terms):
-        session.seal()
-        return KEEP.after(*opened.events)
-    _check_bounds(delta.set, terms.policy)
     ended = None
     if session.ending:
         ended = yield from _end(session.ending, terms)
@@ -118,14 +127,6 @@ def commit(session: Session, terms: Terms) -> Flow[Outcome]:
     outcome = yield from _write(session, opened, delta, terms)
     session.seal()
     return _told(ended, outcome).after(*opened.events)
-
-
-def _is_settled(session: Session, opened: Opened, delta: Delta, terms: Terms) -> bool:
-    """Tell whether there is nothing to do, as after nearly every request."""
-    if delta or session.ending or session.rotation:
-        return False
-    record = opened.record
-    return record is None or (session.cookie_age == record.cookie_age and not terms.policy.touch_due(record, terms.now))
 
 
 def save(session: Session, terms: Terms) -> Flow[Outcome]:
@@ -136,7 +137,6 @@ def save(session: Session, terms: Terms) -> Flow[Outcome]:
     Raises SessionSealed when there is no stored session that the changes could go to.
     """
     delta = session.delta()
-    _check_bounds(delta.set, terms.policy)
     if session.ending:
         yield from _end(session.ending, terms)
         session.ended()
@@ -157,7 +157,9 @@ def _write(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow
         return (yield from _rotate(session, opened, delta, terms))
     if delta or session.cookie_age != opened.record.cookie_age:
         return (yield from _update(session, opened, delta, terms))
-    return (yield from _touch(opened, terms))
+    if terms.policy.touch_due(opened.record, terms.now):
+        return (yield from _touch(opened, terms))
+    return KEEP
 
 
 def _told(ended: Outcome | None, written: Outcome) -> Outcome:
@@ -170,6 +172,7 @@ def _told(ended: Outcome | None, written: Outcome) -> Outcome:
 
 
 def _begin(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    _check_bounds(delta.set, terms.policy)
     record = _first_record(session, delta.set, terms, created_at=terms.now)
     id = yield from _create(record, terms)
     session.rebase(Opened(Standing.OWN, id, id.private, record), delta)
@@ -200,9 +203,10 @@ def _create(record: Record, terms: Terms) -> Flow[SessionId]:
 
 def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     """Replace the record, merging into what others wrote meanwhile. Never creates."""
-    read = opened.current()[1].values
-    refreshed = _refreshes_cookie(session, opened, terms)
-    found = yield from _as_read(opened, terms)
+    found: tuple[bytes, Record] | None = opened.current()
+    read = found[1].values
+    if not terms.policy.is_live(found[1], terms.now):
+        found = yield from _current(found[0], terms)
     for _ in range(ATTEMPTS):
         if found is None:
             return KEEP.after(*_lost(opened, delta))
@@ -211,22 +215,18 @@ def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flo
         after = _next_version(record, merged.values, session, terms)
         answer = yield Update(key, after, record.version)
         if answer is Written.DONE:
-            events = _conflicts(key, merged)
-            session.rebase(opened._replace(key=key, record=after), delta)
-            return _reissue(opened, after, refreshed).after(*events)
+            refreshed = _refreshes_cookie(session, opened, terms)
+            session.rebase(Opened(opened.standing, opened.id, key, after), delta)
+            return _reissue(opened, after, refreshed).after(*_conflicts(key, merged))
         found = (yield from _current(key, terms)) if answer is Written.STALE else None
     raise _too_many_conflicts()
 
 
 def _next_version(record: Record, values: Mapping[str, bytes], session: Session, terms: Terms) -> Record:
     accessed_at = max(record.accessed_at, terms.now)
-    return record._replace(
-        values=values,
-        accessed_at=accessed_at,
-        expires_at=terms.policy.expires_at(record.created_at, accessed_at),
-        version=record.version + 1,
-        cookie_age=session.cookie_age,
-    )
+    expires_at = terms.policy.expires_at(record.created_at, accessed_at)
+    version = record.version + 1
+    return Record(values, record.created_at, accessed_at, expires_at, version, record.principal, session.cookie_age)
 
 
 def _touch(opened: Opened, terms: Terms) -> Flow[Outcome]:
@@ -246,7 +246,9 @@ def _touch(opened: Opened, terms: Terms) -> Flow[Outcome]:
 def _rotate(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     """Create the new record first and retire the old one second, so that no crash in between loses the session."""
     renewal = session.rotation is Rotation.RENEWAL
-    found = yield from _as_read(opened, terms)
+    found: tuple[bytes, Record] | None = opened.current()
+    if not terms.policy.is_live(found[1], terms.now):
+        found = yield from _current(found[0], terms)
     if found is None:
         return KEEP.after(*_lost(opened, delta)) if renewal else (yield from _begin(session, delta, terms))
     _, old = found
@@ -360,19 +362,12 @@ def _end(opened: Opened, terms: Terms) -> Flow[Outcome]:
 # -- small answers ---------------------------------------------------------------------------------------------
 
 
-def _as_read(opened: Opened, terms: Terms) -> Flow[tuple[bytes, Record] | None]:
-    """Return key and record as they were read, or as they are now where the deadline passed while the handler ran.
-
-    Only another request's look can have prolonged the session then; otherwise it is over and stays over.
-    """
-    key, record = opened.current()
-    if terms.policy.is_live(record, terms.now):
-        return key, record
-    return (yield from _current(key, terms))
-
-
 def _current(key: bytes, terms: Terms) -> Flow[tuple[bytes, Record] | None]:
-    """Return what lives under *key* now, or where its tombstone leads."""
+    """Return what lives under *key* now, or where its tombstone leads.
+
+    Asked after STALE, and when the deadline passed while the handler ran: only another request's look can have
+    prolonged the session then; otherwise it is over and stays over.
+    """
     found: Record | None = yield Load(key)
     if found is None or not terms.policy.is_live(found, terms.now):
         return None
@@ -393,9 +388,7 @@ def _merge(read: Mapping[str, bytes], found: Mapping[str, bytes], delta: Delta, 
 def _check_bounds(values: Mapping[str, bytes], policy: Policy) -> None:
     if len(values) > policy.max_keys:
         raise SessionTooLarge("", f"it has {len(values)} keys, and max_keys is {policy.max_keys}")
-    size = 0
-    for key, data in values.items():
-        size += len(data) + (len(key) if key.isascii() else len(key.encode()))
+    size = sum(map(len, values)) + sum(map(len, values.values()))
     if size > policy.max_bytes:
         raise SessionTooLarge("", f"it takes {size} bytes, and max_bytes is {policy.max_bytes}")
 

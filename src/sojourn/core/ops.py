@@ -1,7 +1,8 @@
 """The language spoken to stores: five operations, four answers, and the two protocols that stores implement.
 
 There is no ``save``: ``create`` must not overwrite, ``update`` must not create, ``touch`` writes no values, and
-each answers. A store never looks at the clock.
+each answers. A store never looks at the clock. An operation knows its verb: ``op.on(store)`` asks a blocking store for
+the answer, and an async one for a coroutine of it.
 """
 
 from __future__ import annotations
@@ -32,12 +33,20 @@ class Load(NamedTuple):
 
     key: bytes
 
+    def on(self, store: Any) -> Any:
+        """Ask *store*."""
+        return store.load(self.key)
+
 
 class Create(NamedTuple):
     """Store a new record: DONE, or EXISTS. Must not overwrite."""
 
     key: bytes
     record: Record
+
+    def on(self, store: Any) -> Any:
+        """Ask *store*."""
+        return store.create(*self)
 
 
 class Update(NamedTuple):
@@ -49,6 +58,10 @@ class Update(NamedTuple):
     key: bytes
     record: Record
     base: int
+
+    def on(self, store: Any) -> Any:
+        """Ask *store*."""
+        return store.update(*self)
 
 
 class Touch(NamedTuple):
@@ -63,12 +76,20 @@ class Touch(NamedTuple):
     expires_at: float
     base: int
 
+    def on(self, store: Any) -> Any:
+        """Ask *store*."""
+        return store.touch(*self)
+
 
 class Delete(NamedTuple):
     """Remove the record if it has version *base*, or whatever it has when *base* is None: DONE, GONE or STALE."""
 
     key: bytes
     base: int | None = None
+
+    def on(self, store: Any) -> Any:
+        """Ask *store*."""
+        return store.delete(*self)
 
 
 Op = Load | Create | Update | Touch | Delete

@@ -48,7 +48,7 @@ class Policy:
         self.on_conflict = on_conflict
         """What happens to a key that two parallel requests both changed and that has no resolver."""
         self.max_bytes = max_bytes
-        """Bound on all keys and encoded values of one session together."""
+        """Bound on all encoded values of one session together, and on its keys, which count by characters."""
         self.max_keys = max_keys
         """Bound on the number of keys of one session."""
         self._check()

@@ -103,6 +103,8 @@ class Session(MutableMapping[str, Any]):
     # and for them building one costs two assignments.
     looked = False
     """True once the handler has looked at the session in any way; the response then varies by cookie."""
+    used_late = False
+    """True once a value was handed out after the commit: a change inside it would be lost unless somebody saves."""
     _sealed = False
     _late = False
     _opened = Opened()
@@ -111,6 +113,7 @@ class Session(MutableMapping[str, Any]):
     _carried: frozenset[str] | None = None
     _principal: str | None = None
     _cookie_age: int | None = None
+    _merged_from: tuple[Mapping[str, bytes], Delta] | None = None
     _stored: Mapping[str, bytes] = {}
     _live: dict[str, Any]
     _suspects: dict[str, None]
@@ -123,7 +126,8 @@ class Session(MutableMapping[str, Any]):
     # -- the mapping -------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> Any:
-        self._look()
+        if self._sealed or not self.looked:
+            self._look()
         if key in self._live:
             return self._live[key]
         if key in self._removed or key not in self._stored:
@@ -151,7 +155,8 @@ class Session(MutableMapping[str, Any]):
             self._removed.add(key)
 
     def __contains__(self, key: object) -> bool:
-        self._look()
+        if not self.looked:
+            self._look()
         return key in self._live or (key in self._stored and key not in self._removed)
 
     def __iter__(self) -> Iterator[str]:
@@ -278,7 +283,8 @@ class Session(MutableMapping[str, Any]):
         They are stored by :meth:`save` and by nothing else. No cookie can be sent any more, so a session that is
         not stored yet cannot begin, and the id cannot change.
         """
-        self._sealed, self._late = False, True
+        self._sealed, self._late, self.used_late = False, True, True
+        self._forget_others_values()
 
     def save(self) -> None:
         """Store the changes made since :meth:`reopen`. Raises StoreUnavailable, SessionSealed, SessionConflict."""
@@ -323,6 +329,11 @@ class Session(MutableMapping[str, Any]):
         """True after :meth:`reopen`."""
         return self._late
 
+    @property
+    def may_have_changed(self) -> bool:
+        """True unless it is certain that the handler only looked at values that cannot change."""
+        return bool(self._suspects or self._removed or self._rotation or self._ending)
+
     def delta(self) -> Delta:
         """Return what this request changed, by encoding again every value it may have changed.
 
@@ -336,6 +347,7 @@ class Session(MutableMapping[str, Any]):
         """Return the keys whose changes no commit and no ``save`` has stored; names only, and never raises."""
         if not self.looked or not (self._suspects or self._removed):
             return ()
+        self._forget_others_values()
         try:
             delta = self.delta()
         except SojournError:
@@ -352,14 +364,20 @@ class Session(MutableMapping[str, Any]):
 
     def rebase(self, opened: Opened, delta: Delta) -> None:
         """Take what a commit stored, this request's *delta* and what others wrote, as the new base to compare with."""
-        before, self._stored = self._stored, opened.record.values if opened.record else {}
+        self._merged_from = self._stored, delta
+        self._opened, self._stored = opened, opened.record.values if opened.record else {}
+        self._removed = set()
+        self._rotation = self._carried = None
+
+    def _forget_others_values(self) -> None:
+        """Forget our copies of values that others wrote or that were merged, or they would look like changes of ours."""
+        if self._merged_from is None:
+            return
+        (before, delta), self._merged_from = self._merged_from, None
         for key in list(self._live):
-            # Somebody else's value, or a merged one: forget ours, or it would look like a change of ours.
             if self._stored.get(key) != delta.set.get(key, before.get(key)):
                 self._live.pop(key)
                 self._suspects.pop(key, None)
-        self._opened, self._removed = opened, set()
-        self._rotation = self._carried = None
 
     def __repr__(self) -> str:
         if not self.looked:
@@ -369,6 +387,7 @@ class Session(MutableMapping[str, Any]):
 
     def _look(self) -> None:
         if self.looked:
+            self.used_late = self.used_late or self._sealed
             return
         if self._sealed:
             raise SessionSealed(
