@@ -20,7 +20,7 @@ from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.session import Opened, Session
 from sojourn.drive import arun, as_async, run
-from sojourn.errors import ConfigurationError
+from sojourn.errors import ConfigurationError, StoreUnavailable
 from sojourn.transport.caching import forbid_shared_caching, overrides_cache_control, vary
 from sojourn.transport.cookie import MOST_VALUES, Cookie
 
@@ -68,7 +68,7 @@ class SessionManager:
         policy: Policy | None = None,
         cookie: Cookie | None = None,
         codec: Codec | None = None,
-        types: Iterable[type] = (),
+        types: Iterable[type] | Mapping[str, type] = (),
         namespace: str = "",
         resolvers: Mapping[str, ValueResolver] | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -118,8 +118,14 @@ class SessionManager:
         return kind(partial(self._open_now, read, source), self)
 
     async def abegin(self, read: Read, source: object) -> Session:
-        """Return a session fetched beforehand, since a look cannot wait. No cookie, no call to the store."""
-        opened = await arun(self.open(read(source)), self.loop_store())
+        """Return a session fetched beforehand, since a look cannot wait. No cookie, no call to the store.
+
+        Where the store cannot answer, the first look raises StoreUnavailable: a route that never looks is served.
+        """
+        try:
+            opened = await arun(self.open(read(source)), self.loop_store())
+        except StoreUnavailable as error:
+            return Session(partial(_raise, error), self)
         return Session(lambda: opened, self)
 
     def open(self, cookies: Iterable[str | bytes]) -> Flow[Opened]:
@@ -227,6 +233,10 @@ def configured(manager: SessionManager | None, settings: Mapping[str, Any]) -> S
     if settings:
         raise ConfigurationError(f"manager and {', '.join(settings)} are both given; settle it in the manager")
     return manager
+
+
+def _raise(error: StoreUnavailable) -> Opened:
+    raise error
 
 
 def _believing_none() -> Flow[Opened]:

@@ -203,10 +203,11 @@ def _create(record: Record, terms: Terms) -> Flow[SessionId]:
 
 def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     """Replace the record, merging into what others wrote meanwhile. Never creates."""
-    found: tuple[bytes, Record] | None = opened.current()
-    read = found[1].values
-    if not terms.policy.is_live(found[1], terms.now):
-        found = yield from _current(found[0], terms)
+    key, record = opened.current()
+    read = record.values
+    found: tuple[bytes, Record] | None = (key, record)
+    if not terms.policy.is_live(record, terms.now):
+        found = yield from _current(key, terms)
     for _ in range(ATTEMPTS):
         if found is None:
             return KEEP.after(*_lost(opened, delta))
@@ -246,9 +247,10 @@ def _touch(opened: Opened, terms: Terms) -> Flow[Outcome]:
 def _rotate(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     """Create the new record first and retire the old one second, so that no crash in between loses the session."""
     renewal = session.rotation is Rotation.RENEWAL
-    found: tuple[bytes, Record] | None = opened.current()
-    if not terms.policy.is_live(found[1], terms.now):
-        found = yield from _current(found[0], terms)
+    key, record = opened.current()
+    found: tuple[bytes, Record] | None = (key, record)
+    if not terms.policy.is_live(record, terms.now):
+        found = yield from _current(key, terms)
     if found is None:
         return KEEP.after(*_lost(opened, delta)) if renewal else (yield from _begin(session, delta, terms))
     _, old = found

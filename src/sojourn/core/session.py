@@ -20,11 +20,12 @@ from typing import Any, NamedTuple, Protocol
 from sojourn.core.delta import Delta
 from sojourn.core.ids import SessionId, handle_of
 from sojourn.core.outcome import Event
-from sojourn.core.policy import LONGEST
 from sojourn.core.record import Record
 from sojourn.errors import SessionSealed, SojournError, ValueNotStorable
 
 MAX_PRINCIPAL = 255  # characters; fits a short text column in every SQL dialect
+
+MAX_COOKIE_AGE = 34_560_000  # seconds, 400 days; browsers cut longer ones down to it (RFC 6265bis, 5.5)
 
 # A value of one of these types cannot have changed since it was read, so it is not encoded again at commit.
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, datetime, time, timedelta})
@@ -267,8 +268,8 @@ class Session(MutableMapping[str, Any]):
         session with it; positive, that long. The server's own timeouts hold all the same.
         """
         number = age.total_seconds() if isinstance(age, timedelta) else age
-        if not abs(number) <= LONGEST:
-            raise ValueNotStorable(".cookie_age", "it must be a number of seconds, at most ten years")
+        if not abs(number) <= MAX_COOKIE_AGE:
+            raise ValueNotStorable(".cookie_age", "browsers keep a cookie for 400 days at most")
         if number == 0:
             self.destroy()
         else:
@@ -370,7 +371,7 @@ class Session(MutableMapping[str, Any]):
         self._rotation = self._carried = None
 
     def _forget_others_values(self) -> None:
-        """Forget our copies of values that others wrote or that were merged, or they would look like changes of ours."""
+        """Forget our copies of values that others wrote or that were merged: they would look like changes of ours."""
         if self._merged_from is None:
             return
         (before, delta), self._merged_from = self._merged_from, None
