@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import time
@@ -85,7 +84,7 @@ class SessionManager:
         self.cookie = cookie or (Cookie.insecure_dev() if insecure_dev else Cookie())
         self.namespace = namespace
         self.store = connect(store) if isinstance(store, str) else store
-        self._store_is_async = inspect.iscoroutinefunction(self.store.load)
+        self._store_is_async = _is_async(self.store)
         self.waits = self._store_is_async or cast(Store, self.store).waits
         """True where the store may keep a caller waiting, so that an event loop has to await it."""
         self._resolvers = {key: _on_bytes(self.codec, key, resolve) for key, resolve in (resolvers or {}).items()}
@@ -235,6 +234,12 @@ def configured(manager: SessionManager | None, settings: Mapping[str, Any]) -> S
     return manager
 
 
+def _is_async(store: Store | AsyncStore) -> bool:
+    from inspect import iscoroutinefunction  # noqa: PLC0415  it brings ast and tokenize, for this one question
+
+    return iscoroutinefunction(store.load)
+
+
 def _raise(error: StoreUnavailable) -> Opened:
     raise error
 
@@ -247,14 +252,12 @@ def _believing_none() -> Flow[Opened]:
 
 def _on_bytes(codec: Codec, key: str, resolve: ValueResolver) -> Resolver:
     """Return *resolve* as the core calls it, on encoded values."""
-    path = f"[{key!r}]"
-
     def value(data: bytes | None) -> Any:
-        return None if data is None else codec.decode(data, path)
+        return None if data is None else codec.decode(data, key)
 
     def resolver(read: bytes | None, found: bytes | None, written: bytes | None) -> bytes | None:
         answer = resolve(value(read), value(found), value(written))
-        return None if answer is None else codec.encode(answer, path)
+        return None if answer is None else codec.encode(answer, key)
 
     return resolver
 

@@ -34,11 +34,11 @@ _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, datetime, time
 class ValueCodec(Protocol):
     """What a session needs of a codec."""
 
-    def encode(self, value: object, path: str = "") -> bytes:
-        """Return *value* as bytes; raise ValueNotStorable naming *path*."""
+    def encode(self, value: object, key: str | None = None) -> bytes:
+        """Return *value* as bytes; raise ValueNotStorable naming the session *key* under which it stands."""
 
-    def decode(self, data: bytes, path: str = "") -> object:
-        """Return what :meth:`encode` was given; raise ValueUnreadable naming *path*."""
+    def decode(self, data: bytes, key: str | None = None) -> object:
+        """Return what :meth:`encode` was given; raise ValueUnreadable naming the session *key*."""
 
 
 class Keeper(Protocol):
@@ -133,7 +133,7 @@ class Session(MutableMapping[str, Any]):
             return self._live[key]
         if key in self._removed or key not in self._stored:
             raise KeyError(key)
-        value = self._live[key] = self._keeper.codec.decode(self._stored[key], f"[{key!r}]")
+        value = self._live[key] = self._keeper.codec.decode(self._stored[key], key)
         if type(value) not in _IMMUTABLE:
             self._suspects[key] = None
         return value
@@ -340,8 +340,13 @@ class Session(MutableMapping[str, Any]):
 
         Raises ValueNotStorable or SessionTooLarge, naming the value.
         """
-        encoded = {key: self._keeper.codec.encode(self._live[key], f"[{key!r}]") for key in self._suspects}
-        changed = {key: data for key, data in encoded.items() if self._stored.get(key) != data}
+        if not (self._suspects or self._removed):
+            return _NOTHING
+        encode, stored, changed = self._keeper.codec.encode, self._stored, {}
+        for key in self._suspects:
+            data = encode(self._live[key], key)
+            if stored.get(key) != data:
+                changed[key] = data
         return Delta(changed, frozenset(self._removed)) if changed or self._removed else _NOTHING
 
     def unsaved(self) -> tuple[str, ...]:
