@@ -213,7 +213,10 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def handle(self) -> str | None:
-        """A short name for logs and pages. It opens nothing. None while the session is new."""
+        """A short name for logs and pages. It opens nothing. None while the session is new.
+
+        A new id gets its name at the commit: the request that creates or rotates still shows the old state.
+        """
         self._look()
         return handle_of(self._opened.key) if self._opened.key else None
 
