@@ -85,10 +85,7 @@ class Codec:
         return data
 
     def decode(self, data: bytes, key: str | None = None) -> object:
-        """Give back the value that *data* was made from. Raises ValueUnreadable for all other bytes.
-
-        If a class of the application refused its fields, its error is the cause.
-        """
+        """Give back the value that *data* was made from; for all other bytes raise ValueUnreadable, with its cause."""
         try:
             if data[:1] != _VERSION or len(data) > self._max_bytes:
                 bounds = f"this codec reads up to {self._max_bytes} that begin with {_VERSION!r}"
