@@ -6,6 +6,8 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import sojourn
 
 HEAVY = {
@@ -22,8 +24,15 @@ def test_public_names_are_on_one_screen_and_documented() -> None:
             assert inspect.getdoc(thing), f"{name} has no docstring"
 
 
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sojourn.nonsense
+    assert dir(sojourn) == sorted(sojourn.__all__)
+
+
 def test_import_brings_no_driver_and_no_framework() -> None:
-    script = "import sys; before = set(sys.modules); import sojourn; print(*(set(sys.modules) - before))"
+    names = ", ".join(sojourn.__all__)
+    script = f"import sys; before = set(sys.modules); from sojourn import {names}; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "sojourn.manager" in loaded
     assert HEAVY & set(loaded) == set()

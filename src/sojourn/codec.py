@@ -11,15 +11,13 @@ Rule 4: the same bounds hold in both directions: what can be read can be written
 from __future__ import annotations
 
 import gc
-import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, Flag
 from functools import cache, partial
 from itertools import chain, count, repeat
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -151,8 +149,7 @@ def _sorted_members(members: Iterable[object]) -> list[object]:
     return [Raw(packed) for packed in sorted(map(_pack, members))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One type that MessagePack does not have. ``lower`` gives what it has, ``lift`` gives the value back."""
 
     code: int  # it stands in stored bytes: never give it to another type
@@ -348,8 +345,7 @@ class _Reader(_Walk):
         return made
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(NamedTuple):
     """How a registered type is taken apart, by names, and put together, by a call."""
 
     tag: str
@@ -366,13 +362,20 @@ def _shape(tag: str | None, cls: Any) -> _Shape:
         return _Shape(tag, cls, ["_value_"], lambda state: cls(state["_value_"]))
     if issubclass(cls, Enum):
         return _Shape(tag, cls, ["_name_"], lambda state: cls.__members__[state["_name_"]])
-    if not (is_dataclass(cls) or issubclass(cls, Struct)) or not _STORABLE.isdisjoint(cls.__mro__):
+    if not (_is_dataclass(cls) or issubclass(cls, Struct)) or not _STORABLE.isdisjoint(cls.__mro__):
         raise ConfigurationError(f"Codec: {tag} is not an Enum, nor a mere dataclass or msgspec Struct")
     return _record_shape(tag, cls)
 
 
+def _is_dataclass(cls: type) -> bool:
+    return hasattr(cls, "__dataclass_fields__")
+
+
 def _record_shape(tag: str, cls: Any) -> _Shape:
-    names = [field.name for field in fields(cls)] if is_dataclass(cls) else list(cls.__struct_fields__)
+    import inspect  # noqa: PLC0415  these two bring ast and tokenize, and most applications register nothing
+    from dataclasses import fields  # noqa: PLC0415
+
+    names = [field.name for field in fields(cls)] if _is_dataclass(cls) else list(cls.__struct_fields__)
     try:
         signature = inspect.signature(cls)
         early = signature.parameters.keys() & names
@@ -392,7 +395,7 @@ def _record_shape(tag: str, cls: Any) -> _Shape:
 def _cure(kind: type) -> str:
     """Say what cannot be stored, and what to do about it."""
     name = f"its type is {kind.__module__}.{kind.__qualname__}"
-    if issubclass(kind, (Enum, Struct)) or is_dataclass(kind):
+    if issubclass(kind, (Enum, Struct)) or _is_dataclass(kind):
         return f"{name}; register it: Codec(types=[{kind.__name__}])"
     for base in filter(_STORABLE.__contains__, kind.__mro__):
         return f"{name}, a subclass of {base.__name__}; store a plain {base.__name__}"
