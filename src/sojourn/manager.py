@@ -212,7 +212,7 @@ class SessionManager:
         return outcome
 
     def _warn_of_plain_http(self, scheme: str, host: str) -> None:
-        if scheme == "https" or not self.cookie.secure or self._warned_plain_http:
+        if scheme in ("https", "wss") or not self.cookie.secure or self._warned_plain_http:
             return
         if host.rpartition(":")[0] in _LOCAL_HOSTS or host in _LOCAL_HOSTS:
             return
@@ -252,6 +252,7 @@ def _believing_none() -> Flow[Opened]:
 
 def _on_bytes(codec: Codec, key: str, resolve: ValueResolver) -> Resolver:
     """Return *resolve* as the core calls it, on encoded values."""
+
     def value(data: bytes | None) -> Any:
         return None if data is None else codec.decode(data, key)
 

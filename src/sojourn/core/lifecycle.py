@@ -137,14 +137,16 @@ def save(session: Session, terms: Terms) -> Flow[Outcome]:
     Raises SessionSealed when there is no stored session that the changes could go to.
     """
     delta = session.delta()
+    ended = KEEP
     if session.ending:
-        yield from _end(session.ending, terms)
+        ended = yield from _end(session.ending, terms)
         session.ended()
     if not delta:
-        return KEEP
+        return ended
     if session.opened.record is None:
         raise SessionSealed("the response has begun, so a new session cannot be announced; store something earlier")
-    return (yield from _update(session, session.opened, delta, terms))
+    updated = yield from _update(session, session.opened, delta, terms)
+    return updated.after(*ended.events)
 
 
 def _write(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
