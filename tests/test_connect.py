@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from sojourn import ConfigurationError, connect
-from sojourn.connect import ENTRY_POINTS, schemes
+from sojourn import ConfigurationError
+from sojourn.connect import ENTRY_POINTS, connect, schemes
 from sojourn.store.local import LocalStore
 from sojourn.store.memory import MemoryStore
 
 
 def test_a_scheme_chooses_the_store(tmp_path: object) -> None:
     assert isinstance(connect("memory:"), MemoryStore)
-    store = connect(f"local:{tmp_path}/sessions?sync=no&max_size=2MiB")
+    store = connect(f"local:{tmp_path}/sessions?sync=no&max_size=8MiB")
     assert isinstance(store, LocalStore)
-    assert (store.sync, store.max_size) == (False, 2 << 20)
+    assert (store.sync, store.max_size) == (False, 8 << 20)
 
 
 @pytest.mark.parametrize("url", ["", "memory", "/var/lib/sessions", "nosuch:", "LOCAL:"])

@@ -40,6 +40,12 @@ def respond(to: SessionManager, outcome: Outcome, *headers: tuple[str, str], sch
         ({"store": "redus://cache"}, "redus:.*known schemes: local:, memory:"),
         ({"store": "nonsense"}, "no store URL"),
         ({"store": "memory:8"}, "takes no settings"),
+        ({"store": None}, "store takes a store URL or a store, not NoneType"),
+        ({"policy": 30}, "policy takes a Policy, not int"),
+        ({"cookie": "sid"}, "cookie takes a Cookie, not str"),
+        ({"namespace": None}, "namespace takes a str, not NoneType"),
+        ({"on_event": 5}, "on_event takes a function, not int"),
+        ({"resolvers": {"visits": 5}}, "visits takes a function, not int"),
     ],
 )
 def test_settings_that_contradict_are_refused_when_built(settings: dict[str, Any], names: str) -> None:

@@ -8,7 +8,6 @@ TYPE_CHECKING = False  # type checkers take the name for true; importing it from
 
 if TYPE_CHECKING:
     from sojourn.codec import Codec
-    from sojourn.connect import connect
     from sojourn.core.outcome import Event, Happened
     from sojourn.core.policy import DAY, HOUR, MINUTE, Policy
     from sojourn.core.session import Session
@@ -31,7 +30,6 @@ __all__ = [
     "Policy",
     "Cookie",
     "Codec",
-    "connect",
     "Event",
     "Happened",
     "MINUTE",
@@ -53,7 +51,6 @@ _HOMES = {
     "Policy": "core.policy",
     "Cookie": "transport.cookie",
     "Codec": "codec",
-    "connect": "connect",
     "Event": "core.outcome",
     "Happened": "core.outcome",
     "MINUTE": "core.policy",

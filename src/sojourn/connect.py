@@ -22,7 +22,7 @@ _BUILT_IN = {
 
 
 def connect(url: str) -> Store | AsyncStore:
-    """Return the store that *url* names. Nothing is opened or created before the first operation.
+    """Return the store that *url* names. It makes its directory, and asks nothing before the first operation.
 
     Raises ConfigurationError for an unknown scheme, a missing driver or a wrong setting in the URL.
     """

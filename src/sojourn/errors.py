@@ -10,7 +10,10 @@ class SojournError(Exception):
 
 
 class ConfigurationError(SojournError):
-    """A setting is wrong. Raised when the object that holds it is built, never during a request."""
+    """A setting is wrong, or something is not installed where it is asked for. Raised as early as it can be seen:
+
+    for settings, when the object that holds them is built.
+    """
 
 
 class StoreUnavailable(SojournError):

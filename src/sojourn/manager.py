@@ -52,7 +52,7 @@ class Transport(Protocol):
 class SessionManager:
     """Everything that an adapter needs, and the one place where settings meet.
 
-    *store* is a URL (see :func:`sojourn.connect`) or a store object. *types* are the enums, dataclasses and Structs
+    *store* is a URL (see :func:`sojourn.connect.connect`) or a store object. *types* are the enums, dataclasses and Structs
     that sessions may hold. *namespace* keeps applications that share a store apart. *resolvers* decide, by key, what
     becomes of a value that two parallel requests both changed. *on_event* receives every event, after the log has.
     *insecure_dev* is the one switch for plain http: the cookie is named ``sid`` and lacks Secure.
@@ -75,6 +75,12 @@ class SessionManager:
         clock: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        _require("store", store, "a store URL or a store", isinstance(store, str) or hasattr(store, "load"))
+        _require("policy", policy, "a Policy", policy is None or isinstance(policy, Policy))
+        _require("cookie", cookie, "a Cookie", cookie is None or isinstance(cookie, Cookie))
+        _require("namespace", namespace, "a str", isinstance(namespace, str))
+        for name, function in {"on_event": on_event, "clock": clock, "random": random, **(resolvers or {})}.items():
+            _require(name, function, "a function", callable(function) or (name == "on_event" and function is None))
         if codec is not None and types:
             raise ConfigurationError("types and codec are both given; register the types with the codec")
         if cookie is not None and insecure_dev:
@@ -232,6 +238,11 @@ def configured(manager: SessionManager | None, settings: Mapping[str, Any]) -> S
     if settings:
         raise ConfigurationError(f"manager and {', '.join(settings)} are both given; settle it in the manager")
     return manager
+
+
+def _require(setting: str, value: object, wanted: str, fits: bool) -> None:
+    if not fits:
+        raise ConfigurationError(f"{setting} takes {wanted}, not {type(value).__name__}")
 
 
 def _is_async(store: Store | AsyncStore) -> bool:

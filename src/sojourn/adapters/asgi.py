@@ -71,7 +71,8 @@ class SessionMiddleware:
                 raise
             await write_refusal(refused, scope, send)
         finally:
-            self.manager.finish(session, streamed=streamed or failed)
+            if session.looked:
+                self.manager.finish(session, streamed=streamed or failed)
 
     async def _commit(self, session: Session, scope: Scope, message: Message) -> Message:
         if message.get("status", 200) >= FAILED:

@@ -12,8 +12,8 @@ from werkzeug.datastructures import Headers
 from sojourn.adapters.refusal import FAILED, Refusing, refusal
 from sojourn.adapters.wsgi import read_cookies
 from sojourn.core.outcome import KEEP
-from sojourn.core.session import Session
-from sojourn.errors import SessionConflict, StoreUnavailable
+from sojourn.core.session import MAX_COOKIE_AGE, Session
+from sojourn.errors import ConfigurationError, SessionConflict, StoreUnavailable
 from sojourn.manager import SessionManager, configured
 from sojourn.transport.cookie import Cookie
 
@@ -89,6 +89,7 @@ class Sessions(SessionInterface):
         """Install sessions in *app*. Raises ConfigurationError."""
         settings = self._settings if self._given else _with_cookie(app, self._settings)
         manager = app.extensions[EXTENSION] = configured(self._given, settings)
+        _check_lifetime(app)
         manager.blocking_store()  # an async store is refused here, not on a request
         app.session_interface = self
         for error in Refusing:
@@ -121,6 +122,14 @@ class Sessions(SessionInterface):
         host = request.environ.get("HTTP_HOST", "")  # request.host raises for one that Flask does not trust
         headers = manager.respond(outcome, list(response.headers), scheme=request.scheme, host=host)
         response.headers = Headers(headers)
+
+
+def _check_lifetime(app: Flask) -> None:
+    lifetime = app.permanent_session_lifetime.total_seconds()
+    if not 0 < lifetime <= MAX_COOKIE_AGE:
+        raise ConfigurationError(
+            f"PERMANENT_SESSION_LIFETIME is {lifetime:g} seconds; browsers keep a cookie for 400 days at most"
+        )
 
 
 def _with_cookie(app: Flask, settings: dict[str, Any]) -> dict[str, Any]:
