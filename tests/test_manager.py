@@ -243,7 +243,7 @@ def test_unsaved_changes_are_reported_when_the_request_is_over() -> None:
     session["cart"] = ["lamp"]
     subject.commit(session)
     session["cart"].append("chair")
-    subject.finish(session, streamed=True)
+    subject.finish(session, thorough=True)
     assert [(event.kind, event.keys) for event in events][1:] == [(Happened.UNSAVED, ("cart",))]
 
 

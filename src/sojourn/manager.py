@@ -105,7 +105,10 @@ class SessionManager:
     def blocking_store(self) -> Store:
         """Return the store for a blocking adapter. Raises ConfigurationError for an async one."""
         if self._store_is_async:
-            raise ConfigurationError(f"{type(self.store).__name__} is async; a WSGI application needs a blocking store")
+            raise ConfigurationError(
+                f"{type(self.store).__name__} is async, and a blocking caller needs a blocking store; "
+                "in a handler on an event loop it is: await session.asave()"
+            )
         return cast(Store, self.store)
 
     def loop_store(self) -> AsyncStore:
@@ -166,13 +169,13 @@ class SessionManager:
         """Store late changes, on an event loop; handlers call ``await session.asave()``."""
         self._report(await arun(lifecycle.save(session, self._terms()), self.loop_store()))
 
-    def finish(self, session: Session, *, streamed: bool) -> None:
+    def finish(self, session: Session, *, thorough: bool) -> None:
         """Report values that were changed after the commit and never saved. Called when the request is over.
 
-        Finding them means encoding every value again, so it is done where there was time for changes: the response
-        was *streamed*, or the session was used after it began. With *insecure_dev* it is always done.
+        Finding them means encoding every value again, so it is done where there may be some: *thorough* says that the
+        response was streamed or failed; or the session was used after it began. With *insecure_dev* it is always done.
         """
-        if not (session.looked and (streamed or session.used_late or self._always_looks_for_losses)):
+        if not (session.looked and (thorough or session.used_late or self._always_looks_for_losses)):
             return
         if keys := session.unsaved():
             self._report(Outcome(events=(Event(Happened.UNSAVED, session.handle, keys),)))

@@ -72,7 +72,7 @@ class SessionMiddleware:
             await write_refusal(refused, scope, send)
         finally:
             if session.looked:
-                self.manager.finish(session, streamed=streamed or failed)
+                self.manager.finish(session, thorough=streamed or failed)
 
     async def _commit(self, session: Session, scope: Scope, message: Message) -> Message:
         if message.get("status", 200) >= FAILED:

@@ -115,7 +115,7 @@ class Sessions(SessionInterface):
                 failed = True
                 _refuse(error, response)
         session.seal()
-        response.call_on_close(partial(manager.finish, session, streamed=streamed or failed))
+        response.call_on_close(partial(manager.finish, session, thorough=streamed or failed))
 
     def _commit(self, manager: SessionManager, session: FlaskSession, response: Response) -> None:
         outcome = KEEP if response.status_code >= FAILED else manager.commit(session)

@@ -86,7 +86,7 @@ class _Exchange:
 
     def finish(self, *, streamed: bool) -> None:
         """Report what was changed and not stored."""
-        self.manager.finish(self.session, streamed=streamed or self.failed)
+        self.manager.finish(self.session, thorough=streamed or self.failed)
 
 
 def _is_data(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
