@@ -630,7 +630,7 @@ class ReportsNoLosses(Broken):
 
     def __init__(self, app: Any, manager: Any) -> None:
         super().__init__(app, manager)
-        manager.finish = lambda session, streamed: None
+        manager.finish = lambda session, thorough: None
 
 
 class LogsTheCookie(Broken):
