@@ -88,7 +88,10 @@ class Codec:
             if data[:1] != _VERSION or len(data) > self._max_bytes:
                 bounds = f"this codec reads up to {self._max_bytes} that begin with {_VERSION!r}"
                 raise _RefusalError(f"it is {len(data)} bytes that begin with {data[:1]!r}; {bounds}")
-            tree = _read_tree(body := data[1:])
+            body = data[1:]
+            if body[0] in _ATOM_HEADS:
+                return _unpack(body)  # it has one spelling, and no members to count
+            tree = _read_tree(body)
             if _looks_plain(body, self._max_items, self._max_depth):
                 return tree
             return tree if _is_plain(tree, self._quick_items, self._max_depth) else _Reader(self).visit(tree)
@@ -201,6 +204,10 @@ def _is_plain(value: object, max_items: int, max_depth: int) -> bool:
 _EXT_HEADS = bytes([*range(0xC7, 0xCA), *range(0xD4, 0xD9)])
 _MARK_EXT = bytes.maketrans(_EXT_HEADS, b"\xff" * len(_EXT_HEADS))
 _NO_HEADS = bytes(set(range(256)).difference(range(0x80, 0xA0), range(0xDC, 0xE0), _EXT_HEADS))
+
+
+# The first bytes of what has but one spelling: small ints, None, False, True, str of up to 31 bytes.
+_ATOM_HEADS = frozenset([*range(0x80), *range(0xA0, 0xC1), 0xC2, 0xC3, *range(0xE0, 0x100)])
 
 
 def _looks_plain(body: bytes, max_items: int, max_depth: int) -> bool:

@@ -141,7 +141,7 @@ class SessionManager:
         tokens = self.cookie.read(cookies)
         if len(tokens) > MOST_VALUES:
             return _believing_none()
-        ids = [id for token in tokens if (id := SessionId.parse(token, self.namespace))]
+        ids = [id for token in tokens if (id := SessionId.parse(token, self.namespace))] if tokens else ()
         return lifecycle.open(ids, self.policy, self._clock())
 
     def commit(self, session: Session) -> Outcome:
@@ -149,25 +149,27 @@ class SessionManager:
 
         Raises ValueNotStorable and SessionTooLarge (nothing was stored), SessionConflict, StoreUnavailable.
         """
-        if lifecycle.is_settled(session, self.policy, self._clock()):
+        delta, now = session.delta(), self._clock()
+        if lifecycle.is_settled(session, delta, self.policy, now):
             session.seal()
             return KEEP
-        return self._report(run(lifecycle.commit(session, self._terms()), self.blocking_store()))
+        return self._report(run(lifecycle.commit(session, delta, self._terms(now)), self.blocking_store()))
 
     async def acommit(self, session: Session) -> Outcome:
         """Do what :meth:`commit` does, on an event loop."""
-        if lifecycle.is_settled(session, self.policy, self._clock()):
+        delta, now = session.delta(), self._clock()
+        if lifecycle.is_settled(session, delta, self.policy, now):
             session.seal()
             return KEEP
-        return self._report(await arun(lifecycle.commit(session, self._terms()), self.loop_store()))
+        return self._report(await arun(lifecycle.commit(session, delta, self._terms(now)), self.loop_store()))
 
     def save(self, session: Session) -> None:
         """Store late changes, blocking; handlers call ``session.save()``."""
-        self._report(run(lifecycle.save(session, self._terms()), self.blocking_store()))
+        self._report(run(lifecycle.save(session, self._terms(self._clock())), self.blocking_store()))
 
     async def asave(self, session: Session) -> None:
         """Store late changes, on an event loop; handlers call ``await session.asave()``."""
-        self._report(await arun(lifecycle.save(session, self._terms()), self.loop_store()))
+        self._report(await arun(lifecycle.save(session, self._terms(self._clock())), self.loop_store()))
 
     def finish(self, session: Session, *, thorough: bool) -> None:
         """Report values that were changed after the commit and never saved. Called when the request is over.
@@ -206,8 +208,8 @@ class SessionManager:
         """Tell whether a field of the application's would set our cookie too, or overrule its ``no-store``."""
         return overrides_cache_control(name) or (name.lower() == "set-cookie" and self.cookie.owns(value))
 
-    def _terms(self) -> lifecycle.Terms:
-        return lifecycle.Terms(self.policy, self._clock(), self._new_id, self._resolvers)
+    def _terms(self, now: float) -> lifecycle.Terms:
+        return lifecycle.Terms(self.policy, now, self._new_id, self._resolvers)
 
     def _new_id(self) -> SessionId:
         return SessionId.from_random(self._random(ID_BYTES), self.namespace)

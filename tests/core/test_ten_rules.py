@@ -240,7 +240,7 @@ def test_rule_5_the_new_record_exists_before_the_old_one_is_retired(browser: Bro
 def test_rule_5_a_crash_between_the_two_loses_nothing(browser: Browser, site: Site) -> None:
     session = browser.begin()
     session.rotate()
-    flow = lifecycle.commit(session, site.terms())
+    flow = lifecycle.commit(session, session.delta(), site.terms())
     first = next(flow)
     assert isinstance(first, Create)
     site.do(first)

@@ -92,33 +92,30 @@ _NOBODY = Opened()
 # -- commit ----------------------------------------------------------------------------------------------------
 
 
-def is_settled(session: Session, policy: Policy, now: float) -> bool:
-    """Tell whether a commit of *session* would do nothing and say nothing, as after nearly every request.
+def is_settled(session: Session, delta: Delta, policy: Policy, now: float) -> bool:
+    """Tell whether a commit would do nothing and say nothing, as after nearly every request.
 
     A short cut for drivers, which need no flow then: commit would give the same answer.
     """
     if not session.looked:
         return True
-    opened = session.opened
-    return not (opened.events or session.may_have_changed) and _needs_no_touch(session, opened.record, policy, now)
-
-
-def _needs_no_touch(session: Session, record: Record | None, policy: Policy, now: float) -> bool:
+    if delta or session.rotation or session.ending:
+        return False
+    events, record = session.opened.events, session.opened.record
     if record is None:
-        return True
-    return session.cookie_age == record.cookie_age and not policy.touch_due(record, now)
+        return not events
+    return not events and session.cookie_age == record.cookie_age and not policy.touch_due(record, now)
 
 
-def commit(session: Session, terms: Terms) -> Flow[Outcome]:
-    """Store what the request changed and return what to tell the browser.
+def commit(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    """Store what the request changed and return what to tell the browser. *delta* is ``session.delta()``.
 
     Five questions, in the order a person would ask: destroyed? new or rotating? changed? touch due? then keep.
-    Raises ValueNotStorable or SessionTooLarge before any operation, SessionConflict after too many.
+    Raises SessionTooLarge before any write, SessionConflict after too many.
     """
-    if is_settled(session, terms.policy, terms.now):
+    if is_settled(session, delta, terms.policy, terms.now):
         session.seal()
         return KEEP
-    delta = session.delta()
     opened = session.opened
     ended = None
     if session.ending:

@@ -129,11 +129,13 @@ class Session(MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if self._sealed or not self.looked:
             self._look()
-        if key in self._live:
-            return self._live[key]
-        if key in self._removed or key not in self._stored:
+        value = self._live.get(key, _MISSING)
+        if value is not _MISSING:
+            return value
+        data = self._stored.get(key)
+        if data is None or key in self._removed:
             raise KeyError(key)
-        value = self._live[key] = self._keeper.codec.decode(self._stored[key], key)
+        value = self._live[key] = self._keeper.codec.decode(data, key)
         if type(value) not in _IMMUTABLE:
             self._suspects[key] = None
         return value
@@ -333,17 +335,12 @@ class Session(MutableMapping[str, Any]):
         """True after :meth:`reopen`."""
         return self._late
 
-    @property
-    def may_have_changed(self) -> bool:
-        """True unless it is certain that the handler only looked at values that cannot change."""
-        return bool(self._suspects or self._removed or self._rotation or self._ending)
-
     def delta(self) -> Delta:
         """Return what this request changed, by encoding again every value it may have changed.
 
         Raises ValueNotStorable or SessionTooLarge, naming the value.
         """
-        if not (self._suspects or self._removed):
+        if not self.looked or not (self._suspects or self._removed):
             return _NOTHING
         encode, stored, changed = self._keeper.codec.encode, self._stored, {}
         for key in self._suspects:
@@ -440,3 +437,4 @@ class Session(MutableMapping[str, Any]):
 
 
 _NOTHING = Delta()
+_MISSING = object()

@@ -70,7 +70,7 @@ class Site:
 
     def commit(self, session: Session) -> Outcome:
         """Commit a session."""
-        return self.run(lifecycle.commit(session, self.terms()))
+        return self.run(lifecycle.commit(session, session.delta(), self.terms()))
 
 
 class Browser:
@@ -150,7 +150,7 @@ def in_steps(
     session = site.opened(found)
     handler(session)
     yield
-    answers.append((yield from _paused(Steps(lifecycle.commit(session, site.terms()), site))))
+    answers.append((yield from _paused(Steps(lifecycle.commit(session, session.delta(), site.terms()), site))))
 
 
 def _paused(steps: Steps) -> Generator[None, None, Any]:
