@@ -52,7 +52,7 @@ class Transport(Protocol):
 class SessionManager:
     """Everything that an adapter needs, and the one place where settings meet.
 
-    *store* is a URL (see :func:`sojourn.connect.connect`) or a store object. *types* are the enums, dataclasses and Structs
+    *store* is a URL (see :func:`sojourn.connect.connect`) or a store. *types* are the enums, dataclasses and Structs
     that sessions may hold. *namespace* keeps applications that share a store apart. *resolvers* decide, by key, what
     becomes of a value that two parallel requests both changed. *on_event* receives every event, after the log has.
     *insecure_dev* is the one switch for plain http: the cookie is named ``sid`` and lacks Secure.
