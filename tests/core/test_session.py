@@ -10,10 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sojourn.codec import Codec
 from sojourn.core.delta import apply
+from sojourn.core.policy import Policy
 from sojourn.core.record import Record
 from sojourn.core.session import Opened, Session, Standing
 from sojourn.drive import perform
-from sojourn.errors import ValueNotStorable
+from sojourn.errors import SessionTooLarge, ValueNotStorable
 from sojourn.store.memory import MemoryStore
 from sojourn.testing import Browser, Site
 
@@ -143,6 +144,18 @@ def test_what_is_set_after_destroy_begins_another_session(browser: Browser) -> N
     assert Browser(browser.site, before).sees() == {}
 
 
+def test_what_is_too_large_to_begin_ends_nothing(browser: Browser) -> None:
+    browser.visit(lambda session: session.update(cart=["lamp"]))
+
+    def end_and_begin_too_much(session: Session) -> None:
+        session.destroy()
+        session.update({f"key {n}": n for n in range(257)})
+
+    with pytest.raises(SessionTooLarge, match="257 keys"):
+        browser.visit(end_and_begin_too_much)
+    assert browser.sees() == {"cart": ["lamp"]}
+
+
 def test_repr_shows_neither_id_nor_values(browser: Browser) -> None:
     browser.visit(lambda session: session.update(password="hunter2"))
     session = browser.begin()
@@ -153,9 +166,6 @@ def test_repr_shows_neither_id_nor_values(browser: Browser) -> None:
 
 def test_bounds_are_checked_before_any_operation(browser: Browser) -> None:
     """Item 92."""
-    from sojourn.core.policy import Policy
-    from sojourn.errors import SessionTooLarge
-
     browser.site.policy = Policy(max_keys=3, max_bytes=1000)
     for values, why in (({str(n): n for n in range(4)}, "max_keys is 3"), ({"a": "x" * 1000}, "max_bytes is 1000")):
         browser.site.asked.clear()
@@ -165,9 +175,6 @@ def test_bounds_are_checked_before_any_operation(browser: Browser) -> None:
 
 
 def test_bounds_hold_for_what_a_merge_makes(browser: Browser) -> None:
-    from sojourn.core.policy import Policy
-    from sojourn.errors import SessionTooLarge
-
     browser.site.policy = Policy(max_keys=3)
     browser.visit(lambda session: session.update(a=1))
     one, two = browser.begin(), browser.begin()

@@ -119,6 +119,7 @@ def commit(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
     opened = session.opened
     ended = None
     if session.ending:
+        _check_bounds(delta.set, terms.policy)  # what cannot begin is refused before anything ends
         ended = yield from _end(session.ending, terms)
         session.ended()
     outcome = yield from _write(session, opened, delta, terms)
