@@ -18,7 +18,7 @@ demo: $(VENV)/demo-installed  ## start three nodes and a balancer on this machin
 test: $(VENV)/dev-installed  ## run all tests
 	$(BIN)/python -m pytest
 
-test-quick: $(VENV)/dev-installed  ## run the tests that start no servers, in under a minute
+test-quick: $(VENV)/dev-installed  ## run all but the slow tests, in under a minute
 	$(BIN)/python -m pytest -m "not slow"
 
 check: $(VENV)/dev-installed  ## lint, types, layers, and the code in the docs

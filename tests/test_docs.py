@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from _pytest.mark import ParameterSet
 
 import sojourn.testing
 from sojourn import HOUR, MINUTE, Codec, Cookie, Happened, Policy, SessionManager, manager
@@ -113,7 +114,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in DOCS if python_of(page)], ids=name_of)
+def paced(page: Path) -> ParameterSet:
+    """Two pages run whole contracts."""
+    slow = page.name in ("write-a-store.md", "testing.md")
+    return pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("page", [paced(page) for page in DOCS if python_of(page)])
 def test_the_code_of_a_page_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From top to bottom, with warnings as errors. A block that names a file is one; the others may import it."""
     module = types.ModuleType("page")

@@ -26,6 +26,7 @@ def test_sessions_keep_their_promise(make_harness: MakeHarness, story: Story) ->
         story(harness)
 
 
+@pytest.mark.slow
 def test_store_agrees_with_the_model_in_any_order_of_operations(make_harness: MakeHarness) -> None:
     check_against_model(make_harness)
 

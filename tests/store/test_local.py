@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-import lmdb.verify
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,6 +132,19 @@ def answer_of(process: Any, answer: Connection) -> Any:
     return result
 
 
+def forked(work: Callable[[], bool]) -> int:
+    """Fork; the child does *work*, which says whether all is well, and leaves without any cleanup. Return its id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 2
+        try:
+            code = 0 if work() else 1
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    return pid
+
+
 def refusal(work: Callable[[], Any]) -> str:
     """Return the words and the cause of the StoreUnavailable that *work* raises."""
     with pytest.raises(StoreUnavailable) as raised:
@@ -148,10 +160,12 @@ def assert_sound(store: LocalStore) -> dict[bytes, Record]:
         stored = dict(txn.cursor(db=env.records))
         index = {key for key, _ in txn.cursor(db=env.deadlines)}
     assert index == {data[:8] + key for key, data in stored.items()}
-    found = {key: frame.unpack(key, data[8:]) for key, data in stored.items()}
+    found = {}
     for key, data in stored.items():
-        assert found[key] is not None
+        record = frame.unpack(key, data[8:])
+        assert record
         assert int.from_bytes(data[:8], "big") <= frame.expires_ms(data[8:]), "filed too late: nobody would look"
+        found[key] = record
     return found
 
 
@@ -346,7 +360,7 @@ def test_no_acknowledged_write_is_lost_when_workers_are_killed_at_any_moment(pla
     assert in_child(lambda: assert_sound(a_store(place))) == expected, "after a restart of all"
     assert interrupted > 10, "too few kills fell into a write to prove anything"
     assert len(waits) > 1000
-    assert max(waits) < 2.0, "a worker was blocked by a killed one"
+    assert max(waits) < 5.0, "a worker was blocked by a killed one"
 
 
 WRITES: dict[str, Callable[[LocalStore], Any]] = {
@@ -437,27 +451,34 @@ def test_many_workers_may_start_at_once_on_a_new_directory(place: Path) -> None:
 def test_a_stopped_writer_makes_writers_wait_and_no_reader(place: Path, store: LocalStore) -> None:
     """Checklist 106. The one wait without a deadline; it ends when the stopped process goes on or dies."""
     store.create(a_key(1), a_record())
+
+    def stop_inside(txn: Any, env: Any) -> None:
+        txn.put(b"k" * 32, bytes(8) + frame.pack(b"k" * 32, a_record()), db=env.records)
+        txn.put(bytes(8) + b"k" * 32, b"", db=env.deadlines)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
     for ending, expected in ((signal.SIGKILL, GONE), (signal.SIGCONT, DONE)):
-
-        def stop_inside() -> None:
-            def work(txn: Any, env: Any) -> None:
-                txn.put(b"k" * 32, bytes(8) + frame.pack(b"k" * 32, a_record()), db=env.records)
-                txn.put(bytes(8) + b"k" * 32, b"", db=env.deadlines)
-                os.kill(os.getpid(), signal.SIGSTOP)
-
-            store._write(work)
-
-        with child(stop_inside) as (stopped, _), child(lambda: store.touch(a_key(1), START, START + 9, 1)) as waiting:
+        with child(lambda: store._write(stop_inside)) as (stopped, _):
             assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
-            with child(lambda: store.create(a_key(2), a_record())) as (second, answer):
-                assert not answer.poll(0.2), "LMDB lets a second writer in?"
-                assert store.load(a_key(1)), "reads go on"
-                with child(lambda: store.load(a_key(1))) as (newcomer, loaded):
-                    assert not loaded.poll(0.1), "opening takes the writers' lock for a moment"
-                    newcomer.kill()
+            with (
+                child(lambda: store.create(a_key(2), a_record())) as second,
+                child(lambda: store.load(a_key(1))) as new,
+            ):
+                assert not second[1].poll(0.2), "LMDB lets a second writer in?"
+                assert not new[1].poll(0.0), "a newcomer takes the writers' turn for a moment"
+                works = (lambda: store.touch(a_key(1), START, START + 9, 1), lambda: wait_for(forked(lambda: True)))
+                threads = [threading.Thread(target=work, daemon=True) for work in (*works, store.close)]
+                for thread in threads:
+                    thread.start()
+                    thread.join(0.05)
+                    assert thread.is_alive(), "a write, a fork and a close of a process whose write waits"
+                    assert store.load(a_key(1)), "reads go on"
                 os.kill(stopped.pid, ending)
-                assert answer_of(second, answer) in (DONE, EXISTS)
-            answer_of(*waiting)
+                assert answer_of(*second) in (DONE, EXISTS)
+                assert answer_of(*new)
+                for thread in threads:
+                    thread.join(PATIENCE)
+                    assert not thread.is_alive()
             stopped.join(PATIENCE)
         assert store.delete(b"k" * 32) is expected, "what it began is there as a whole or not at all"
         assert_sound(store)
@@ -506,7 +527,7 @@ def test_a_forgotten_store_is_closed(place: Path) -> None:
     store.create(a_key(), a_record())
     del store
     gc.collect()
-    assert not local._environments
+    assert place not in local._environments
     lmdb.open(str(place)).close()  # py-lmdb refuses an environment that this process has open
 
 
@@ -524,9 +545,13 @@ def test_closing_one_store_leaves_the_others_working(place: Path, store: LocalSt
 def test_threads_racing_to_open_make_one_environment(place: Path) -> None:
     for _ in range(20):
         store = a_store(place)
-        gate = threading.Barrier(4)
         seen: list[Any] = []
-        run_threads(4, lambda gate=gate, store=store, seen=seen: (gate.wait(), seen.append(store._open())))
+
+        def open(gate: Any = threading.Barrier(4), store: Any = store, seen: list[Any] = seen) -> None:  # noqa: B008
+            gate.wait()
+            seen.append(store._open())
+
+        run_threads(4, open)
         assert len(set(map(id, seen))) == 1
         store.close()
         lmdb.open(str(place)).close()
@@ -605,10 +630,12 @@ def test_an_environment_opened_before_a_fork_serves_parent_and_children(store: L
     store.create(a_key(0), a_record())
     before = store._open()
     for number in range(1, 6):
-        pid = os.fork()
-        if pid == 0:
+
+        def use(number: int = number) -> bool:
             answers = (store.load(a_key(0)), store.create(a_key(number), a_record()), store._open() is before)
-            os._exit(0 if answers == (a_record(), DONE, False) else 1)  # leaves without any cleanup
+            return answers == (a_record(), DONE, False)
+
+        pid = forked(use)
         assert store.load(a_key(0)) == a_record()
         assert store.create(a_key(100 + number), a_record()) is DONE
         assert os.waitpid(pid, 0)[1] == 0
@@ -669,13 +696,14 @@ def test_a_fork_while_other_threads_read_write_and_fork_harms_nobody(store: Loca
 
     def fork(thread: int) -> None:
         for number in range(60):
-            pid = os.fork()
-            if pid == 0:
-                fine, key = True, a_key(100 * (thread + 1) + number)
+            key = a_key(100 * (thread + 1) + number)
+
+            def use(number: int = number, key: bytes = key) -> bool:
                 if number % 2:
-                    fine = store.load(a_key(3)) == a_record() and store.create(key, a_record()) is DONE
-                os._exit(0 if fine else 1)
-            wait_for(pid)
+                    return True
+                return store.load(a_key(3)) == a_record() and store.create(key, a_record()) is DONE
+
+            wait_for(forked(use))
         forking[thread] = False
         if not any(forking):
             stop.set()
@@ -750,22 +778,16 @@ def growth_after_a_killed_reader(store: LocalStore) -> int:
 
 
 def test_a_worker_killed_while_reading_does_not_make_the_file_grow_for_ever(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(local, "LOOK_EVERY", 10**9)
-        store.delete(a_key())
-        without = growth_after_a_killed_reader(store)
-        assert readers(store) == 1
-    store.delete(a_key())
-    for _ in range(local.LOOK_EVERY):
-        store.touch(a_key(), START, START, 1)
-    assert readers(store) == 0
-    with_looks = growth_after_a_killed_reader(store)
-    assert readers(store) == 0
-    assert without > 9000, "nothing was to be prevented"
-    assert with_looks < 2000
-    assert with_looks < local.LOOK_EVERY * 8, "it is bounded by what this process writes between two looks"
+    looks = a_store(place / "looks")
+    grown = growth_after_a_killed_reader(looks)
+    assert readers(looks) == 0
+    assert grown < local.LOOK_EVERY * 8, "it is bounded by what this process writes between two looks"
+    monkeypatch.setattr(local, "LOOK_EVERY", 10**9)
+    never_looks = a_store(place / "never looks")
+    assert growth_after_a_killed_reader(never_looks) > 8 * grown, "nothing was to be prevented"
+    assert readers(never_looks) == 1
 
 
 def test_more_readers_than_slots_are_a_store_that_is_unavailable(store: LocalStore) -> None:
@@ -831,8 +853,8 @@ def test_a_read_makes_no_system_call(store: LocalStore, sins: bool) -> None:
     store.create(a_key(2), a_record(values={"x": b"x" * 6000}))
     keys = [a_key(number) for number in (1, 2, 3)]
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> bool:
         found = [store.load(key) for key in keys * 1000]  # opens it, and lets malloc take the memory it needs
         del found
         gc.collect()
@@ -843,7 +865,9 @@ def test_a_read_makes_no_system_call(store: LocalStore, sins: bool) -> None:
             os.getppid()
         hits = sum(store.load(key) is not None for key in keys * 334)
         os.write(writer, b"%d hits" % hits)
-        os._exit(0)
+        return True
+
+    pid = forked(work)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read()
@@ -892,12 +916,13 @@ def test_a_keyboard_interrupt_in_a_write_leaves_no_trace_and_no_lock(store: Loca
 def test_an_absurd_time_or_version_is_an_error_and_writes_nothing(store: LocalStore) -> None:
     store.create(a_key(1), a_record())
     before = assert_sound(store)
-    for absurd in (
+    works: list[Callable[[], Any]] = [
         lambda: store.create(a_key(2), a_record(expires_at=float("inf"))),
         lambda: store.create(a_key(2), a_record(expires_at=float("nan"))),
         lambda: store.touch(a_key(1), START, 1e30, 1),
         lambda: store.update(a_key(1), a_record(version=2**64), 1),
-    ):
+    ]
+    for absurd in works:
         with pytest.raises((ValueError, OverflowError, struct.error)):
             absurd()
     assert assert_sound(store) == before
@@ -928,7 +953,7 @@ def test_values_of_any_size_are_kept_whole(store: LocalStore, size: int) -> None
 def test_after_a_fatal_error_the_environment_is_opened_again(store: LocalStore) -> None:
     """LMDB's word for it is panic: after a failed write of its first pages it refuses everything."""
     store.create(a_key(), a_record())
-    env = store._open()
+    env: Any = store._open()
     alive = env.lmdb
 
     class Panicking:
@@ -1154,6 +1179,21 @@ def _grow_in_a_new_process(place: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(place)], check=True, timeout=PATIENCE)
 
 
+@pytest.mark.parametrize(("size", "at_most", "whole_pages"), [(500, 1300, 0), (1000, 2400, 0), (1950, 4400, 1)])
+def test_a_session_takes_about_twice_its_size_and_a_large_one_whole_pages(
+    store: LocalStore, size: int, at_most: int, whole_pages: int
+) -> None:
+    for number in range(2000):
+        store.create(a_key(number), a_record(values={"x": b"x" * size}))
+    env = store._open()
+    with env.lmdb.begin() as txn:
+        trees = [txn.stat(db) for db in (env.records, env.deadlines)]
+    live = sum(tree["branch_pages"] + tree["leaf_pages"] + tree["overflow_pages"] for tree in trees)
+    assert live * trees[0]["psize"] / 2000 < at_most
+    assert trees[0]["overflow_pages"] == 2000 * whole_pages
+    assert (store.path / "data.mdb").stat().st_size < 1.2 * 2000 * at_most + 4 * MIB
+
+
 # -- damaged and foreign files ---------------------------------------------------------------------------------
 
 
@@ -1252,14 +1292,37 @@ def test_a_damaged_lock_file_is_made_anew_by_the_first_worker(place: Path) -> No
 def test_the_verifier_of_lmdb_finds_what_opening_cannot(place: Path) -> None:
     """The store's documentation sends operators to it after a power cut with sync=no."""
     some_sessions(place)
-    verify = [sys.executable, "-m", "lmdb", "verify", str(place)]
+    verify = [sys.executable, "-m", "lmdb", "verify", "-e", str(place)]
     assert subprocess.run(verify, capture_output=True, check=False).returncode == 0
-    assert lmdb.verify.verify(str(place)) == []
     with (place / "data.mdb").open("r+b") as file:
         file.seek(last_byte_in_use(place) - mmap.PAGESIZE)
         file.write(random.Random(1).randbytes(mmap.PAGESIZE))
-    assert lmdb.verify.verify(str(place)) != []
     assert subprocess.run(verify, capture_output=True, check=False).returncode != 0
+
+
+def test_a_copy_may_be_made_while_workers_write(place: Path) -> None:
+    """By LMDB's own tool, which takes one transaction. The copy's permissions are the operator's to set."""
+    some_sessions(place)
+    stop = FORK.Event()
+
+    def write() -> int:
+        store, number = a_store(place), 1000
+        while not stop.is_set():
+            store.create(a_key(number), a_record())
+            store.delete(a_key(number - 5))
+            number += 1
+        return number
+
+    backup = place.with_name("backup")
+    with child(write) as (process, answer):
+        copy = [sys.executable, "-m", "lmdb", "copy", "-e", str(place), str(backup)]
+        subprocess.run(copy, check=True, capture_output=True, timeout=PATIENCE)
+        stop.set()
+        assert answer_of(process, answer) > 1000
+    for file in backup.iterdir():
+        file.chmod(0o600)
+    found = assert_sound(a_store(backup))
+    assert all(a_key(number) in found for number in range(300))
 
 
 @as_root
