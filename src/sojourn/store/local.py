@@ -5,7 +5,7 @@ Sessions outlive any worker and the restart of all. What a reboot does depends o
 * ``local:`` keeps them in memory-backed storage (/dev/shm): a reboot ends every session of this host.
 * ``local:///var/lib/shop/sessions`` keeps them on disk: a reboot keeps what was committed.
 * ``…?sync=no`` on disk does not wait for the disk: fast, and kept over any crash of processes, but a power cut
-  or a kernel crash may lose the last commits or leave a file that no longer opens.
+  or a kernel crash may lose the last commits or damage the file.
 
 Round trips: none. ``load`` is a lookup in mapped memory without a system call; each write is one LMDB transaction,
 which never crosses an await or calls out, since a writer that stops inside one stops the host's other writers.
@@ -44,7 +44,7 @@ Txn: TypeAlias = "lmdb.Transaction[bytes]"
 MAX_SIZE = 64 << 30  # bytes of address space, not of memory or disk: the file grows as it fills
 SMALLEST, LARGEST = 4 << 20, 1 << 46  # less leaves no room beside the reserve; more exceeds a process's addresses
 RESERVE = 512  # pages that creates leave free, since LMDB takes pages to free pages; three sweeps' worth at least
-GROWTH = 256  # pages that the file grows by
+GROWTH = 64  # pages that the file grows by beyond what is needed: a quarter of a millisecond of writing
 MAX_READERS = 4096  # slots of 64 bytes in the lock file; one is taken for the microseconds of each read
 ENGINE = 0  # LMDB 0.9
 SWEEP_AT_CREATE = 4  # more than one, so that the dead are buried faster than sessions are born
