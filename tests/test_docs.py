@@ -388,7 +388,8 @@ def targets_of(page: Path) -> list[str]:
 
 NOT_OURS = {".git", ".venv", ".hypothesis", "__pycache__", "build", "dist", "output"}
 REGISTRIES = re.compile(
-    r"pypi\.(?:org|io)|pythonhosted\.|npmjs\.|crates\.io|rubygems\.|proxy\.golang|--(?:extra-)?index-url"
+    r"pypi\.(?:org|io)|pythonhosted\.|npmjs\.|crates\.io|rubygems\.|proxy\.golang|--(?:extra-)?index"
+    "-url"
 )
 MACHINE_PATHS = re.compile(r"/(?:home|Users)/\w|[A-Z]:\\\\?Users|(?<![\w.])/(?:root|work)/\w")
 
