@@ -12,9 +12,17 @@ from bench.rounds import check, spread
 from bench.table import say, table, title, verdict
 
 GOAL_MS = 30
-STATEMENTS = ("pass", "import sojourn", "import starlette.applications", "import flask")
+USED = "from sojourn import SessionManager"
+STATEMENTS = (
+    "pass",
+    "import sojourn",
+    USED,
+    "import msgspec",
+    "import starlette.applications",
+    "import flask",
+)
 FORBIDDEN = {"lmdb", "starlette", "flask", "werkzeug", "uvicorn", "django", "redis", "sqlite3", "anyio", "itsdangerous"}
-_LIST = "import sys; bare = set(sys.modules); import sojourn; print(' '.join(sorted(set(sys.modules) - bare)))"
+_LIST = "import sys; bare = set(sys.modules); {}; print(' '.join(sorted(set(sys.modules) - bare)))"
 
 
 def _run(statement: str) -> tuple[float, float]:
@@ -39,32 +47,38 @@ def _measure(rounds: int) -> dict[str, list[tuple[float, float]]]:
     return took
 
 
-def _imported() -> list[str]:
-    listed = subprocess.run([sys.executable, "-c", _LIST], capture_output=True, text=True, check=True)
-    return listed.stdout.split()
+def _imported(statement: str) -> list[str]:
+    command = [sys.executable, "-c", _LIST.format(statement)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 def report(quick: bool = False) -> None:
     """Print the tables."""
     title("Import")
     took = _measure(8 if quick else 60)
-    say("Fresh interpreters, interleaved; what is added is taken within each round. Two frameworks stand by for scale.")
+    say(
+        "Fresh interpreters, interleaved; what is added is taken within each round. The package loads its names when "
+        f"they are first asked for, so `import sojourn` alone says little: `{USED}` is what an application pays, and is "
+        "held to the same goal here. msgspec, which the codec stands on, and two frameworks stand by for scale."
+    )
     rows: list[tuple[object, ...]] = []
     for statement in STATEMENTS:
         added = [ours[0] - bare[0] for ours, bare in zip(took[statement], took["pass"], strict=True)]
         wall, cpu = spread([pair[0] for pair in took[statement]]), spread([pair[1] for pair in took[statement]])
-        judged = verdict(spread(added).median, GOAL_MS, " ms") if statement == "import sojourn" else ""
+        judged = verdict(spread(added).median, GOAL_MS, " ms") if "sojourn" in statement else ""
         rows.append((f"`{statement}`", wall, cpu, "" if statement == "pass" else spread(added), judged))
     table(("statement", "on the wall, ms", "CPU, ms", "added on the wall, ms", "goal"), rows)
-    _say_what_came_along(_imported())
+    for statement in ("import sojourn", USED):
+        _say_what_came_along(statement, _imported(statement))
 
 
-def _say_what_came_along(modules: list[str]) -> None:
+def _say_what_came_along(statement: str, modules: list[str]) -> None:
     packages = sorted({module.partition(".")[0] for module in modules})
     foreign = [name for name in packages if name not in sys.stdlib_module_names]
     found = sorted(FORBIDDEN & set(packages))
     ours = [module for module in modules if module.partition(".")[0] == "sojourn"]
-    say(f"It loads {len(modules)} modules, {len(ours)} of them its own: {', '.join(f'`{name}`' for name in ours)}.")
+    own = ", ".join(f"`{name}`" for name in ours)
+    say(f"`{statement}` loads {len(modules)} modules, {len(ours)} of them its own: {own}.")
     say(f"From outside of the standard library: {', '.join(foreign)}.")
     say(f"Drivers and frameworks among them: {', '.join(found) or 'none'}: {'MISS' if found else 'PASS'}.")
 
