@@ -15,9 +15,9 @@ LAYERS: list[set[str]] = [
     {"cli", "lab"},
     {"adapters"},
     {"manager"},
-    {"connect"},
+    {"connect", "exclusive"},
     {"store"},
-    {"drive", "codec", "transport", "balancer"},
+    {"drive", "codec", "crypto", "transport", "balancer"},
     {"core"},
     {"errors"},
 ]

@@ -8,12 +8,16 @@ TYPE_CHECKING = False  # type checkers take the name for true; importing it from
 
 if TYPE_CHECKING:
     from sojourn.codec import Codec
+    from sojourn.core.capability import Indexed, Lockable, Purgeable, Scannable
     from sojourn.core.outcome import Event, Happened
     from sojourn.core.policy import DAY, HOUR, MINUTE, Policy
+    from sojourn.core.principals import SessionInfo
     from sojourn.core.session import Session
     from sojourn.errors import (
         ConfigurationError,
+        SessionBusy,
         SessionConflict,
+        SessionNotFetched,
         SessionSealed,
         SessionTooLarge,
         SojournError,
@@ -27,11 +31,16 @@ if TYPE_CHECKING:
 __all__ = [
     "SessionManager",
     "Session",
+    "SessionInfo",
     "Policy",
     "Cookie",
     "Codec",
     "Event",
     "Happened",
+    "Indexed",
+    "Scannable",
+    "Purgeable",
+    "Lockable",
     "MINUTE",
     "HOUR",
     "DAY",
@@ -39,6 +48,8 @@ __all__ = [
     "ConfigurationError",
     "StoreUnavailable",
     "SessionConflict",
+    "SessionBusy",
+    "SessionNotFetched",
     "SessionSealed",
     "SessionTooLarge",
     "ValueNotStorable",
@@ -48,11 +59,16 @@ __all__ = [
 _HOMES = {
     "SessionManager": "manager",
     "Session": "core.session",
+    "SessionInfo": "core.principals",
     "Policy": "core.policy",
     "Cookie": "transport.cookie",
     "Codec": "codec",
     "Event": "core.outcome",
     "Happened": "core.outcome",
+    "Indexed": "core.capability",
+    "Scannable": "core.capability",
+    "Purgeable": "core.capability",
+    "Lockable": "core.capability",
     "MINUTE": "core.policy",
     "HOUR": "core.policy",
     "DAY": "core.policy",

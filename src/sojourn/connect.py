@@ -7,24 +7,37 @@ from importlib import import_module
 from typing import cast
 
 from sojourn.core.ops import AsyncStore, Store
+from sojourn.drive import StorePair
 from sojourn.errors import ConfigurationError
 
-Factory = Callable[[str], Store | AsyncStore]
+Factory = Callable[[str], Store | AsyncStore | StorePair]
 
 ENTRY_POINTS = "sojourn.stores"
 """Entry point group by which other packages add schemes: each names a callable from a URL to a store."""
+
+_REDIS = ("sojourn.store.redis.settings", "RedisUrl", "redis")
+_MEMCACHED = ("sojourn.store.memcached.settings", "MemcachedUrl", "memcached")
 
 # scheme: where its factory is, and the extra that brings its driver
 _BUILT_IN = {
     "memory": ("sojourn.store.memory", "MemoryStore", None),
     "local": ("sojourn.store.local", "LocalStore", "local"),
+    "memcached": _MEMCACHED,
+    "memcacheds": _MEMCACHED,
+    "unix": _REDIS,
+    **{
+        f"{server}{kind}": _REDIS
+        for server in ("redis", "rediss", "valkey", "valkeys")
+        for kind in ("", "+sentinel", "+cluster")
+    },
 }
 
 
-def connect(url: str) -> Store | AsyncStore:
-    """Return the store that *url* names. It makes its directory, and asks nothing before the first operation.
+def connect(url: str) -> Store | AsyncStore | StorePair:
+    """Return the store that *url* names; in both colours where it is a server.
 
-    Raises ConfigurationError for an unknown scheme, a missing driver or a wrong setting in the URL.
+    It makes its directory, and asks nothing before the first operation. Raises ConfigurationError for an unknown
+    scheme, a missing driver or a wrong setting in the URL.
     """
     scheme, colon, _ = url.partition(":")
     if not colon:

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
-from sojourn.core.ops import AsyncStore, Flow, Op, Store, Written
+from sojourn.core.ops import AsyncStore, Flow, Performable, Store, Written
 from sojourn.core.record import Record
-from sojourn.errors import ConfigurationError
+from sojourn.errors import ConfigurationError, StoreUnavailable
 
 T = TypeVar("T")
 
 
-def perform(op: Op, store: Store) -> Any:
+def perform(op: Performable, store: Store) -> Any:
     """Perform one operation and return its answer. Raises StoreUnavailable."""
     return op.on(store)
 
 
-async def aperform(op: Op, store: AsyncStore) -> Any:
+async def aperform(op: Performable, store: AsyncStore) -> Any:
     """Perform one operation and return its answer. Raises StoreUnavailable."""
     return await op.on(store)
 
 
 def run(flow: Flow[T], store: Store) -> T:
-    """Run *flow* to its end and return its result."""
-    reply: Any = None
+    """Run *flow* to its end and return its result. Where the store cannot answer, the flow may say what then."""
     try:
+        op = next(flow)
         while True:
-            reply = flow.send(reply).on(store)
+            try:
+                reply = op.on(store)
+            except StoreUnavailable as error:
+                op = flow.throw(error)
+            else:
+                op = flow.send(reply)
     except StopIteration as end:
         result: T = end.value
         return result
 
 
 async def arun(flow: Flow[T], store: AsyncStore) -> T:
-    """Run *flow* to its end and return its result."""
-    reply: Any = None
+    """Run *flow* to its end and return its result. Where the store cannot answer, the flow may say what then."""
     try:
+        op = next(flow)
         while True:
-            reply = await flow.send(reply).on(store)
+            try:
+                reply = await op.on(store)
+            except StoreUnavailable as error:
+                op = flow.throw(error)
+            else:
+                op = flow.send(reply)
     except StopIteration as end:
         result: T = end.value
         return result
@@ -50,6 +62,26 @@ def as_async(store: Store) -> AsyncStore:
             f"{type(store).__name__} blocks while it waits and would stop the event loop; use its async store"
         )
     return _Waitless(store)
+
+
+class StorePair:
+    """One place in both colours: each is made when it is first asked for, so that nobody pays for the other.
+
+    What a store URL of a server becomes. *blocking* and *loop* make the two stores.
+    """
+
+    def __init__(self, blocking: Callable[[], Store], loop: Callable[[], AsyncStore]) -> None:
+        self._make_blocking, self._make_loop = blocking, loop
+
+    @cached_property
+    def blocking(self) -> Store:
+        """The store for callers that may block."""
+        return self._make_blocking()
+
+    @cached_property
+    def loop(self) -> AsyncStore:
+        """The store for callers on an event loop."""
+        return self._make_loop()
 
 
 class _Waitless:
@@ -74,3 +106,12 @@ class _Waitless:
 
     async def delete(self, key: bytes, base: int | None = None) -> Written:
         return self._store.delete(key, base)
+
+    def __getattr__(self, name: str) -> Any:
+        """Give each capability that the store has, and none that it lacks, as a coroutine function."""
+        method = getattr(self._store, name)
+
+        async def answer(*arguments: Any) -> Any:
+            return method(*arguments)
+
+        return answer

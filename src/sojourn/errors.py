@@ -29,6 +29,25 @@ class StoreUnavailable(SojournError):
         """Whole seconds after which a client may try again."""
 
 
+class SessionBusy(SojournError):
+    """Another request held the session exclusively for longer than this one was willing to wait.
+
+    Adapters answer 503 with ``Retry-After``. Nothing was stored.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Whole seconds after which a client may try again."""
+
+
+class SessionNotFetched(SojournError, RuntimeError):
+    """The session was looked at on a path that is excluded from fetching, where a look cannot wait for the store.
+
+    Use ``await session.fetch()`` first, or the framework's awaited dependency.
+    """
+
+
 class SessionConflict(SojournError):
     """A commit lost against parallel requests and policy forbids to overwrite them, or it lost too often.
 

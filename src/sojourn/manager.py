@@ -7,21 +7,30 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from sojourn.codec import Codec
 from sojourn.connect import connect
-from sojourn.core import lifecycle
+from sojourn.core import lifecycle, principals
+from sojourn.core.capability import Indexed, Lockable, Scannable
 from sojourn.core.delta import Resolver
-from sojourn.core.ids import ID_BYTES, SessionId
+from sojourn.core.ids import ID_BYTES, SessionId, handle_of
 from sojourn.core.ops import AsyncStore, Flow, Store
 from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
 from sojourn.core.policy import Policy
+from sojourn.core.principals import SessionInfo
 from sojourn.core.session import Opened, Session
-from sojourn.drive import arun, as_async, run
-from sojourn.errors import ConfigurationError, StoreUnavailable
+from sojourn.drive import StorePair, arun, as_async, run
+from sojourn.errors import ConfigurationError, SessionNotFetched, StoreUnavailable
+from sojourn.exclusive import ExclusiveBlock
 from sojourn.transport.caching import forbid_shared_caching, overrides_cache_control, vary
 from sojourn.transport.cookie import MOST_VALUES, Cookie
+
+if TYPE_CHECKING:
+    from sojourn.crypto.at_rest import Vault
+    from sojourn.crypto.keyring import Source
+
+T = TypeVar("T")
 
 Headers = list[tuple[str, str]]
 
@@ -32,7 +41,16 @@ ValueResolver = Callable[[Any, Any, Any], Any]
 """Given a key's values as read, found and written (None where there is none), returns the one to store."""
 
 _log = logging.getLogger("sojourn")
-_WARNINGS = frozenset({Happened.LOST, Happened.CONFLICT, Happened.UNSAVED, Happened.DUPLICATE_TOKEN})
+_WARNINGS = frozenset(
+    {
+        Happened.LOST,
+        Happened.CONFLICT,
+        Happened.UNSAVED,
+        Happened.DUPLICATE_TOKEN,
+        Happened.OUTAGE,
+        Happened.LEASE_LOST,
+    }
+)
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -55,14 +73,18 @@ class SessionManager:
     *store* is a URL (see :func:`sojourn.connect.connect`) or a store. *types* are the enums, dataclasses and Structs
     that sessions may hold. *namespace* keeps applications that share a store apart. *resolvers* decide, by key, what
     becomes of a value that two parallel requests both changed. *on_event* receives every event, after the log has.
-    *insecure_dev* is the one switch for plain http: the cookie is named ``sid`` and lacks Secure.
+    *outage* says what a visitor meets whose session cannot be fetched: ``"fail"``, 503 at the first look, or
+    ``"anonymous"``, an empty session that cannot be changed. *keys* (see :func:`sojourn.crypto.keyring.key_ring`) seal
+    what the store keeps. *needs* names the capabilities that the application will use, such as ``Indexed``, so that a
+    store which lacks one is refused here. *insecure_dev* is the one switch for plain http: the cookie is named ``sid``
+    and lacks Secure.
 
     Raises ConfigurationError, naming the setting and the cure.
     """
 
     def __init__(
         self,
-        store: Store | AsyncStore | str,
+        store: Store | AsyncStore | StorePair | str,
         *,
         policy: Policy | None = None,
         cookie: Cookie | None = None,
@@ -71,11 +93,14 @@ class SessionManager:
         namespace: str = "",
         resolvers: Mapping[str, ValueResolver] | None = None,
         on_event: Callable[[Event], None] | None = None,
+        outage: Literal["fail", "anonymous"] = "fail",
+        keys: Source | None = None,
+        needs: Iterable[type] = (),
         insecure_dev: bool = False,
         clock: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        _require("store", store, "a store URL or a store", isinstance(store, str) or hasattr(store, "load"))
+        _require("store", store, "a store URL or a store", _is_store(store))
         _require("policy", policy, "a Policy", policy is None or isinstance(policy, Policy))
         _require("cookie", cookie, "a Cookie", cookie is None or isinstance(cookie, Cookie))
         _require("namespace", namespace, "a str", isinstance(namespace, str))
@@ -90,13 +115,21 @@ class SessionManager:
         self.cookie = cookie or (Cookie.insecure_dev() if insecure_dev else Cookie())
         self.namespace = namespace
         self.store = connect(store) if isinstance(store, str) else store
-        self._store_is_async = _is_async(self.store)
-        self.waits = self._store_is_async or cast(Store, self.store).waits
+        self._is_pair = isinstance(self.store, StorePair)
+        self._store_is_async = not self._is_pair and _is_async(cast(Store, self.store))
+        self.waits = self._is_pair or self._store_is_async or cast(Store, self.store).waits
         """True where the store may keep a caller waiting, so that an event loop has to await it."""
+        if outage not in ("fail", "anonymous"):
+            raise ConfigurationError(f"outage is {outage!r}; use 'fail' or 'anonymous'")
+        self.outage = outage
+        for needed in (*needs, *([Indexed] if self.policy.max_sessions else ())):
+            self.require(needed)
+        self._tag_of = partial(principals.tag_of, namespace=namespace) if self.has(Indexed) else None
         self._resolvers = {key: _on_bytes(self.codec, key, resolve) for key, resolve in (resolvers or {}).items()}
         self._on_event = on_event
         self._clock = clock
         self._random = random
+        self._vault = None if keys is None else _vault(keys, namespace, clock, random)
         self._warned_plain_http = False
         self._always_looks_for_losses = insecure_dev
 
@@ -104,6 +137,8 @@ class SessionManager:
 
     def blocking_store(self) -> Store:
         """Return the store for a blocking adapter. Raises ConfigurationError for an async one."""
+        if self._is_pair:
+            return cast(StorePair, self.store).blocking
         if self._store_is_async:
             raise ConfigurationError(
                 f"{type(self.store).__name__} is async, and a blocking caller needs a blocking store; "
@@ -113,7 +148,39 @@ class SessionManager:
 
     def loop_store(self) -> AsyncStore:
         """Return the store for an event loop. Raises ConfigurationError for one that would block it."""
+        if self._is_pair:
+            return cast(StorePair, self.store).loop
         return cast(AsyncStore, self.store) if self._store_is_async else as_async(cast(Store, self.store))
+
+    def has(self, capability: type) -> bool:
+        """Tell whether the store has a *capability*, one of the protocols in :mod:`sojourn.core.capability`."""
+        return isinstance(self.blocking_store() if self._is_pair else self.store, capability)
+
+    def require(self, capability: type) -> None:
+        """Raise ConfigurationError unless the store has a *capability*."""
+        if not self.has(capability):
+            name = type(self.blocking_store() if self._is_pair else self.store).__name__
+            raise ConfigurationError(
+                f"{name} is not {capability.__name__}, and that is asked for; choose a store that is (docs/choose.md)"
+            )
+
+    def close(self) -> None:
+        """Close the store's connections, for an application that ends or a test. Blocking."""
+        if callable(close := getattr(self.blocking_store(), "close", None)):
+            close()
+
+    async def aclose(self) -> None:
+        """Close the store's connections of the running event loop."""
+        if callable(close := getattr(self.loop_store(), "aclose", None)):
+            await close()
+
+    def run(self, flow: Flow[T]) -> T:
+        """Run *flow* on the store, blocking; with *keys*, through the vault."""
+        return run(self._sealing(flow) if self._vault else flow, self.blocking_store())
+
+    async def arun(self, flow: Flow[T]) -> T:
+        """Run *flow* on the store, on an event loop; with *keys*, through the vault."""
+        return await arun(self._sealing(flow) if self._vault else flow, self.loop_store())
 
     # -- the life of one request ---------------------------------------------------------------------------
 
@@ -128,13 +195,22 @@ class SessionManager:
     async def abegin(self, read: Read, source: object) -> Session:
         """Return a session fetched beforehand, since a look cannot wait. No cookie, no call to the store.
 
-        Where the store cannot answer, the first look raises StoreUnavailable: a route that never looks is served.
+        Where the store cannot answer, the first look says so: a route that never looks is served.
         """
-        try:
-            opened = await arun(self.open(read(source)), self.loop_store())
-        except StoreUnavailable as error:
-            return Session(partial(_raise, error), self)
-        return Session(lambda: opened, self)
+        return Session(await self._fetched(read, source), self)
+
+    def begin_unfetched(self, read: Read, source: object) -> Session:
+        """Return a session that nobody has fetched: for a path that opts out. ``await session.fetch()`` fetches it."""
+        return Session(_Unfetched(read, source), self)
+
+    async def fetch(self, session: Session) -> None:
+        """Fetch a session from :meth:`begin_unfetched`, and leave others; handlers call ``await session.fetch()``.
+
+        Raises StoreUnavailable.
+        """
+        if isinstance(session.opener, _Unfetched):
+            session.supply(await self._fetched(session.opener.read, session.opener.source))
+            session.opened  # noqa: B018  a look: whoever fetches wants to know whether it worked
 
     def open(self, cookies: Iterable[str | bytes]) -> Flow[Opened]:
         """Return the flow that finds the session which the request's Cookie header fields open."""
@@ -153,7 +229,7 @@ class SessionManager:
         if lifecycle.is_settled(session, delta, self.policy, now):
             session.seal()
             return KEEP
-        return self._report(run(lifecycle.commit(session, delta, self._terms(now)), self.blocking_store()))
+        return self.report(self.run(lifecycle.commit(session, delta, self.terms(now))))
 
     async def acommit(self, session: Session) -> Outcome:
         """Do what :meth:`commit` does, on an event loop."""
@@ -161,15 +237,20 @@ class SessionManager:
         if lifecycle.is_settled(session, delta, self.policy, now):
             session.seal()
             return KEEP
-        return self._report(await arun(lifecycle.commit(session, delta, self._terms(now)), self.loop_store()))
+        return self.report(await self.arun(lifecycle.commit(session, delta, self.terms(now))))
 
     def save(self, session: Session) -> None:
         """Store late changes, blocking; handlers call ``session.save()``."""
-        self._report(run(lifecycle.save(session, self._terms(self._clock())), self.blocking_store()))
+        self.report(self.run(lifecycle.save(session, self.terms())))
 
     async def asave(self, session: Session) -> None:
         """Store late changes, on an event loop; handlers call ``await session.asave()``."""
-        self._report(await arun(lifecycle.save(session, self._terms(self._clock())), self.loop_store()))
+        self.report(await self.arun(lifecycle.save(session, self.terms())))
+
+    def exclusive(self, session: Session, wait: float, lease: float) -> ExclusiveBlock:
+        """Return a block that holds the session's lock; handlers call ``session.exclusive()``."""
+        self.require(Lockable)
+        return ExclusiveBlock(self, session, wait, lease)
 
     def finish(self, session: Session, *, thorough: bool) -> None:
         """Report values that were changed after the commit and never saved. Called when the request is over.
@@ -180,7 +261,7 @@ class SessionManager:
         if not (session.looked and (thorough or session.used_late or self._always_looks_for_losses)):
             return
         if keys := session.unsaved():
-            self._report(Outcome(events=(Event(Happened.UNSAVED, session.handle, keys),)))
+            self.report(Outcome(events=(Event(Happened.UNSAVED, session.handle, keys),)))
 
     def respond(self, outcome: Outcome, headers: Headers, *, scheme: str, host: str) -> Headers:
         """Return the response's *headers* with what the outcome asks for: Vary, Set-Cookie, Cache-Control.
@@ -199,28 +280,115 @@ class SessionManager:
         headers = _merged(headers, "cache-control", forbid_shared_caching(_values(headers, "cache-control")))
         return [*(field for field in headers if not self._is_undone_by(*field)), ("set-cookie", line)]
 
+    # -- all sessions of one principal -----------------------------------------------------------------------
+
+    def of(self, principal: str) -> list[SessionInfo]:
+        """Return the principal's live sessions, the oldest login first. Raises ConfigurationError, StoreUnavailable."""
+        return self._infos(self.run(self._live(principal)))
+
+    async def aof(self, principal: str) -> list[SessionInfo]:
+        """Do what :meth:`of` does, on an event loop."""
+        return self._infos(await self.arun(self._live(principal)))
+
+    def revoke(self, principal: str, *, keep: Session | None = None, only: str | None = None) -> int:
+        """End the principal's sessions on every node at once, and return how many there were.
+
+        *keep* spares one session, usually the caller's own; *only* ends just the ones with that handle, as
+        SessionInfo shows it. Raises ConfigurationError where the store has no index, StoreUnavailable.
+        """
+        return self._revoked(self.run(self._revoke(principal, keep, only)))
+
+    async def arevoke(self, principal: str, *, keep: Session | None = None, only: str | None = None) -> int:
+        """Do what :meth:`revoke` does, on an event loop."""
+        return self._revoked(await self.arun(self._revoke(principal, keep, only)))
+
+    def revoke_all(self, *, keep: Session | None = None) -> int:
+        """End every session in the store, whoever's and of whatever namespace, and return how many there were.
+
+        Raises ConfigurationError where the store cannot be scanned, StoreUnavailable.
+        """
+        return self._revoked(self.run(self._revoke_all(keep)))
+
+    async def arevoke_all(self, *, keep: Session | None = None) -> int:
+        """Do what :meth:`revoke_all` does, on an event loop."""
+        return self._revoked(await self.arun(self._revoke_all(keep)))
+
     # -- behind the scenes ---------------------------------------------------------------------------------
 
-    def _open_now(self, read: Read, source: object) -> Opened:
-        return run(self.open(read(source)), self.blocking_store())
+    def terms(self, now: float | None = None) -> lifecycle.Terms:
+        """Return what a commit at *now* (epoch seconds; None: this moment) goes by."""
+        moment = self._clock() if now is None else now
+        return lifecycle.Terms(self.policy, moment, self._new_id, self._resolvers, self._tag_of)
 
-    def _is_undone_by(self, name: str, value: str) -> bool:
-        """Tell whether a field of the application's would set our cookie too, or overrule its ``no-store``."""
-        return overrides_cache_control(name) or (name.lower() == "set-cookie" and self.cookie.owns(value))
+    def random(self, size: int) -> bytes:
+        """Return *size* random bytes."""
+        return self._random(size)
 
-    def _terms(self, now: float) -> lifecycle.Terms:
-        return lifecycle.Terms(self.policy, now, self._new_id, self._resolvers)
-
-    def _new_id(self) -> SessionId:
-        return SessionId.from_random(self._random(ID_BYTES), self.namespace)
-
-    def _report(self, outcome: Outcome) -> Outcome:
+    def report(self, outcome: Outcome) -> Outcome:
+        """Log the events of *outcome*, tell the application of them, and return it."""
         for event in outcome.events:
             level = logging.WARNING if event.kind in _WARNINGS else logging.INFO
             _log.log(level, "%s session=%s keys=%r", event.kind, event.session, event.keys)
             if self._on_event:
                 self._on_event(event)
         return outcome
+
+    def _open_now(self, read: Read, source: object) -> Opened:
+        try:
+            return self.run(self.open(read(source)))
+        except StoreUnavailable as error:
+            return self._cut_off(error)()
+
+    async def _fetched(self, read: Read, source: object) -> Callable[[], Opened]:
+        """Return what the first look will find; where the store cannot answer, what it will be told."""
+        try:
+            opened = await self.arun(self.open(read(source)))
+        except StoreUnavailable as error:
+            return self._cut_off(error)
+        return lambda: opened
+
+    def _cut_off(self, error: StoreUnavailable) -> Callable[[], Opened]:
+        if self.outage == "fail":
+            return partial(_raise, error)
+        return lambda: Opened(events=(Event(Happened.OUTAGE),), outage=error)
+
+    def _sealing(self, flow: Flow[T]) -> Flow[T]:
+        from sojourn.crypto.at_rest import sealing  # noqa: PLC0415  the driver is an extra
+
+        assert self._vault is not None
+        return sealing(flow, self._vault)
+
+    def _live(self, principal: str) -> Flow[list[principals.Live]]:
+        self.require(Indexed)
+        tag = principals.tag_of(principal, self.namespace)
+        return principals.live_sessions(tag, principal, self.policy, self._clock())
+
+    def _infos(self, live: list[principals.Live]) -> list[SessionInfo]:
+        return [SessionInfo(key, record, self.codec) for key, record in live]
+
+    def _revoke(self, principal: str, keep: Session | None, only: str | None) -> Flow[int]:
+        self.require(Indexed)
+        kept = _key_of(keep)
+        return principals.revoke(
+            principals.tag_of(principal, self.namespace),
+            lambda key: key != kept and (only is None or handle_of(key) == only),
+        )
+
+    def _revoke_all(self, keep: Session | None) -> Flow[int]:
+        self.require(Scannable)
+        kept = _key_of(keep)
+        return principals.revoke_all((kept,) if kept else ())
+
+    def _revoked(self, count: int) -> int:
+        self.report(Outcome(events=(Event(Happened.REVOKED),)) if count else KEEP)
+        return count
+
+    def _is_undone_by(self, name: str, value: str) -> bool:
+        """Tell whether a field of the application's would set our cookie too, or overrule its ``no-store``."""
+        return overrides_cache_control(name) or (name.lower() == "set-cookie" and self.cookie.owns(value))
+
+    def _new_id(self) -> SessionId:
+        return SessionId.from_random(self._random(ID_BYTES), self.namespace)
 
     def _warn_of_plain_http(self, scheme: str, host: str) -> None:
         if scheme in ("https", "wss") or not self.cookie.secure or self._warned_plain_http:
@@ -256,8 +424,36 @@ def _is_async(store: Store | AsyncStore) -> bool:
     return iscoroutinefunction(store.load)
 
 
+def _is_store(store: object) -> bool:
+    return isinstance(store, (str, StorePair)) or hasattr(store, "load")
+
+
+def _vault(keys: Source, namespace: str, clock: Callable[[], float], random: Callable[[int], bytes]) -> Vault:
+    from sojourn.crypto.at_rest import Vault  # noqa: PLC0415  the driver is an extra
+    from sojourn.crypto.keyring import key_ring  # noqa: PLC0415
+
+    return Vault(key_ring(keys), namespace, clock, random)
+
+
+def _key_of(session: Session | None) -> bytes | None:
+    return None if session is None else session.opened.key  # "if session" would ask whether it holds values
+
+
 def _raise(error: StoreUnavailable) -> Opened:
     raise error
+
+
+class _Unfetched:
+    """The opener of a session on a path that opted out: it knows how to fetch, and refuses to be looked at."""
+
+    def __init__(self, read: Read, source: object) -> None:
+        self.read, self.source = read, source
+
+    def __call__(self) -> Opened:
+        raise SessionNotFetched(
+            "this path is excluded from fetching the session beforehand, and a look cannot wait for the store: "
+            "await session.fetch() first, or take the path out of exclude="
+        )
 
 
 def _believing_none() -> Flow[Opened]:

@@ -9,14 +9,17 @@ Rule 3: every loop is bounded. A store that keeps answering STALE ends in Sessio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import NamedTuple
 
+from sojourn.core.capability import Delist, Enlist
 from sojourn.core.delta import Delta, Merged, Resolver, merge
 from sojourn.core.ids import SessionId, handle_of
 from sojourn.core.ops import Create, Delete, Flow, Load, Touch, Update, Written
 from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
 from sojourn.core.policy import Policy
+from sojourn.core.principals import keep_to
 from sojourn.core.record import Record
 from sojourn.core.session import Opened, Rotation, Session, Standing
 from sojourn.errors import SessionConflict, SessionSealed, SessionTooLarge, StoreUnavailable
@@ -26,12 +29,16 @@ HOPS = 4  # renewals within one grace period; a longer chain of successors is no
 
 
 class Terms(NamedTuple):
-    """What a commit goes by: the policy, the resolvers, the time (epoch seconds) and a source of fresh ids."""
+    """What a commit goes by: the policy, the resolvers, the time (epoch seconds) and a source of fresh ids.
+
+    *tag_of* names a principal's index; None where the store has none.
+    """
 
     policy: Policy
     now: float
     new_id: Callable[[], SessionId]
     resolvers: Mapping[str, Resolver] = MappingProxyType({})
+    tag_of: Callable[[str], bytes] | None = None
 
 
 # -- open ------------------------------------------------------------------------------------------------------
@@ -87,6 +94,7 @@ def _choose(found: Sequence[Opened]) -> Opened:
 
 
 _NOBODY = Opened()
+_NOTHING = Delta()
 
 
 # -- commit ----------------------------------------------------------------------------------------------------
@@ -99,7 +107,7 @@ def is_settled(session: Session, delta: Delta, policy: Policy, now: float) -> bo
     """
     if not session.looked:
         return True
-    if delta or session.rotation or session.ending:
+    if delta or session.rotation or session.ending or session.owed:
         return False
     events, record = session.opened.events, session.opened.record
     if record is None:
@@ -123,6 +131,8 @@ def commit(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
         ended = yield from _end(session.ending, terms)
         session.ended()
     outcome = yield from _write(session, opened, delta, terms)
+    if session.owed and outcome.action is Action.KEEP:
+        outcome = session.owed.after(*outcome.events)
     session.seal()
     return _told(ended, outcome).after(*opened.events)
 
@@ -147,7 +157,42 @@ def save(session: Session, terms: Terms) -> Flow[Outcome]:
     return updated.after(*ended.events)
 
 
+def refresh(session: Session, terms: Terms) -> Flow[Outcome]:
+    """Store what the request has changed so far, and fetch what others have: called when the session is locked.
+
+    What has ended meanwhile is left as it was read: writing it will be answered GONE.
+    """
+    outcome = yield from store_early(session, session.delta(), terms)
+    key, _ = session.opened.current()
+    if found := (yield from _current(key, terms)):
+        session.rebase(session.opened._replace(key=found[0], record=found[1]), _NOTHING)
+        session.forget_others_values()
+    return outcome
+
+
+def store_early(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    """Store *delta* before the response begins. The cookie that this may ask for is owed until the commit.
+
+    A session that is new, ended or to be rotated is left to the commit.
+    """
+    opened = session.opened
+    if not delta or opened.record is None or session.ending or session.rotation:
+        return KEEP
+    outcome = yield from _update(session, opened, delta, terms)
+    session.forget_others_values()
+    if outcome.action is not Action.KEEP:
+        session.owed = outcome._replace(events=())
+    return Outcome(events=outcome.events)
+
+
 def _write(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
+    outcome = yield from _write_record(session, opened, delta, terms)
+    if session.principal and any(event.kind is Happened.LOGGED_IN for event in outcome.events):
+        yield from _keep_to_bound(session.principal, terms)
+    return outcome
+
+
+def _write_record(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     login = session.rotation is Rotation.LOGIN
     if opened.record is None:
         if opened.standing is Standing.RETIRED and not login:
@@ -193,12 +238,35 @@ def _first_record(session: Session, values: Mapping[str, bytes], terms: Terms, c
 def _create(record: Record, terms: Terms) -> Flow[SessionId]:
     for _ in range(ATTEMPTS):
         id = terms.new_id()
+        yield from _enlist(id.private, record, terms)
         if (yield Create(id.private, record)) is Written.DONE:
             return id
+        yield from _delist(id.private, record, terms)
     raise StoreUnavailable(
         f"the store said of {ATTEMPTS} fresh 256-bit ids that they exist: "
         "its answers are wrong, or the source of randomness repeats itself"
     )
+
+
+def _enlist(key: bytes, record: Record, terms: Terms) -> Flow[None]:
+    """List a session under its principal before it is created, so that none is beyond the reach of a revocation."""
+    if terms.tag_of and record.principal:
+        until = record.created_at + terms.policy.lifetime
+        yield Enlist(terms.tag_of(record.principal), key, terms.now, until)
+
+
+def _delist(key: bytes, record: Record, terms: Terms) -> Flow[None]:
+    """Take what has ended off its principal's list. A failure costs nothing: an entry ends with the lifetime, too."""
+    if terms.tag_of and record.principal:
+        with suppress(StoreUnavailable):
+            yield Delist(terms.tag_of(record.principal), (key,))
+
+
+def _keep_to_bound(principal: str, terms: Terms) -> Flow[None]:
+    """End the principal's oldest sessions beyond the bound. A failure is made good by the next login."""
+    if terms.tag_of and (most := terms.policy.max_sessions):
+        with suppress(StoreUnavailable):
+            yield from keep_to(most, terms.tag_of(principal), principal, terms.policy, terms.now)
 
 
 def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
@@ -294,6 +362,7 @@ def _retire(
                 break
         answer = yield Update(key, _tombstone(old, terms, id.private if renewal else None), old.version)
         if answer is Written.DONE:
+            yield from _delist(key, old, terms)
             session.rebase(Opened(Standing.OWN, id, id.private, new), delta)
             happened = Happened.ROTATED if renewal else Happened.LOGGED_IN
             return _issue(id, new, happened).after(*_conflicts(id.private, merged))
@@ -356,6 +425,7 @@ def _end(opened: Opened, terms: Terms) -> Flow[Outcome]:
         key, record = found
         answer = yield Delete(key, record.version)
         if answer is Written.DONE:
+            yield from _delist(key, record, terms)
             return Outcome(Action.EXPIRE, events=(Event(Happened.ENDED, handle_of(key)),))
         found = (yield from _current(key, terms)) if answer is Written.STALE else None
     raise _too_many_conflicts()

@@ -94,8 +94,19 @@ class Delete(NamedTuple):
 
 Op = Load | Create | Update | Touch | Delete
 
-Flow = Generator[Op, Any, T]
-"""A decision in progress: it yields operations, is sent their answers, and returns a T. It does no I/O itself."""
+
+class Performable(Protocol):
+    """An operation: one of the five above, or one that some stores can do (see ``capability``)."""
+
+    def on(self, store: Any) -> Any:
+        """Ask *store*: the answer of a blocking one, a coroutine of an async one."""
+
+
+Flow = Generator[Performable, Any, T]
+"""A decision in progress: it yields operations, is sent their answers, and returns a T. It does no I/O itself.
+
+An operation that the store cannot answer is thrown in as StoreUnavailable; a flow that does not catch it ends with it.
+"""
 
 
 class Store(Protocol):

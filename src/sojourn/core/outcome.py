@@ -33,6 +33,12 @@ class Happened(StrEnum):
     """Two parallel requests changed the same keys; the later commit won."""
     LOST = "lost"
     """The session ended, or its id was retired, before this request's changes could be stored."""
+    REVOKED = "revoked"
+    """Sessions were ended from outside: a principal's, or all."""
+    OUTAGE = "outage"
+    """The store could not answer, and by policy the visitor was served as an anonymous one."""
+    LEASE_LOST = "lease-lost"
+    """An exclusive block outlasted its lease, so another request may have worked on the session meanwhile."""
     UNSAVED = "unsaved"
     """Values were changed after the commit and nobody called ``save()``."""
 

@@ -25,7 +25,16 @@ class Policy:
     Raises ConfigurationError for a duration that is zero, negative, not finite or over ten years.
     """
 
-    __slots__ = ("idle_timeout", "lifetime", "max_bytes", "max_keys", "on_conflict", "rotation_grace", "touch_interval")
+    __slots__ = (
+        "idle_timeout",
+        "lifetime",
+        "max_bytes",
+        "max_keys",
+        "max_sessions",
+        "on_conflict",
+        "rotation_grace",
+        "touch_interval",
+    )
 
     def __init__(
         self,
@@ -37,6 +46,7 @@ class Policy:
         on_conflict: Literal["last-wins", "refuse"] = "last-wins",
         max_bytes: int = 262_144,
         max_keys: int = 256,
+        max_sessions: int | None = None,
     ) -> None:
         self.idle_timeout = seconds("idle_timeout", idle_timeout)
         self.lifetime = seconds("lifetime", lifetime)
@@ -51,6 +61,8 @@ class Policy:
         """Bound on all encoded values of one session together, and on its keys, which count by characters."""
         self.max_keys = max_keys
         """Bound on the number of keys of one session."""
+        self.max_sessions = max_sessions
+        """Most sessions of one principal at a time; a login beyond that ends the oldest. None: no bound."""
         self._check()
 
     def _check(self) -> None:
@@ -61,8 +73,8 @@ class Policy:
             )
         if self.on_conflict not in ("last-wins", "refuse"):
             raise ConfigurationError(f"on_conflict is {self.on_conflict!r}; use 'last-wins' or 'refuse'")
-        for name in ("max_bytes", "max_keys"):
-            if getattr(self, name) < 1:
+        for name in ("max_bytes", "max_keys", "max_sessions"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1")
 
     def expires_at(self, created_at: float, accessed_at: float) -> float:

@@ -13,15 +13,16 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, time, timedelta
 from enum import Enum, auto
 from typing import Any, NamedTuple, Protocol
 
 from sojourn.core.delta import Delta
 from sojourn.core.ids import SessionId, handle_of
-from sojourn.core.outcome import Event
+from sojourn.core.outcome import Event, Outcome
 from sojourn.core.record import Record
-from sojourn.errors import SessionSealed, SojournError, ValueNotStorable
+from sojourn.errors import SessionSealed, SojournError, StoreUnavailable, ValueNotStorable
 
 MAX_PRINCIPAL = 255  # characters; fits a short text column in every SQL dialect
 
@@ -54,6 +55,16 @@ class Keeper(Protocol):
     async def asave(self, session: Session) -> None:
         """Store the session's late changes on an event loop."""
 
+    async def fetch(self, session: Session) -> None:
+        """Fetch the session, where no look could wait for it."""
+
+    def exclusive(self, session: Session, wait: float, lease: float) -> Exclusive:
+        """Return what holds the session's lock inside a ``with`` or an ``async with``."""
+
+
+class Exclusive(AbstractContextManager[None], AbstractAsyncContextManager[None], Protocol):
+    """A block that has the session to itself, in either colour."""
+
 
 class Standing(Enum):
     """How the id that the browser presented relates to the record that was found."""
@@ -76,6 +87,8 @@ class Opened(NamedTuple):
     key: bytes | None = None
     record: Record | None = None
     events: tuple[Event, ...] = ()
+    outage: StoreUnavailable | None = None
+    """Why the store could not be asked, where policy then serves an anonymous visitor who can change nothing."""
 
     def current(self) -> tuple[bytes, Record]:
         """Return key and record; there are both in every standing but NEW and RETIRED."""
@@ -115,6 +128,8 @@ class Session(MutableMapping[str, Any]):
     _principal: str | None = None
     _cookie_age: int | None = None
     _merged_from: tuple[Mapping[str, bytes], Delta] | None = None
+    owed: Outcome | None = None
+    """What an exclusive block stored early and the browser must still be told by the commit."""
     _stored: Mapping[str, bytes] = {}
     _live: dict[str, Any]
     _suspects: dict[str, None]
@@ -204,6 +219,15 @@ class Session(MutableMapping[str, Any]):
         return self._opened.record is None
 
     @property
+    def available(self) -> bool:
+        """False where the store cannot answer and policy serves the visitor all the same: as an anonymous one.
+
+        Reading then finds nothing, and every attempt to change something raises StoreUnavailable.
+        """
+        self._look()
+        return self._opened.outage is None
+
+    @property
     def created_at(self) -> float | None:
         """When the session began, in seconds since the epoch; None while it is new."""
         return None if self.is_new else self._opened.current()[1].created_at
@@ -281,6 +305,25 @@ class Session(MutableMapping[str, Any]):
             self._open_for_change()
             self._cookie_age = max(1, round(number)) if number > 0 else None
 
+    async def fetch(self) -> None:
+        """Fetch the session on an event loop, where its path was excluded from being fetched beforehand.
+
+        Otherwise this does nothing. Raises StoreUnavailable.
+        """
+        if not self.looked:
+            await self._keeper.fetch(self)
+
+    def exclusive(self, wait: float = 2.0, lease: float = 30.0) -> Exclusive:
+        """Return a context manager that lets one request at a time work on this session: ``with``, or ``async with``.
+
+        It waits *wait* seconds at most, then raises SessionBusy. Entering fetches what others have stored meanwhile;
+        leaving stores the changes. Whoever holds it for longer than *lease* seconds may be joined by another: nothing
+        is lost then, since commits compare versions. A session that is not stored yet is nobody else's and needs no
+        lock. Raises ConfigurationError where the store has no locks.
+        """
+        self._open_for_change()
+        return self._keeper.exclusive(self, wait, lease)
+
     # -- after the response has begun --------------------------------------------------------------------
 
     def reopen(self) -> None:
@@ -290,7 +333,7 @@ class Session(MutableMapping[str, Any]):
         not stored yet cannot begin, and the id cannot change.
         """
         self._sealed, self._late, self.used_late = False, True, True
-        self._forget_others_values()
+        self.forget_others_values()
 
     def save(self) -> None:
         """Store the changes made since :meth:`reopen`. Raises StoreUnavailable, SessionSealed, SessionConflict."""
@@ -353,7 +396,7 @@ class Session(MutableMapping[str, Any]):
         """Return the keys whose changes no commit and no ``save`` has stored; names only, and never raises."""
         if not self.looked or not (self._suspects or self._removed):
             return ()
-        self._forget_others_values()
+        self.forget_others_values()
         try:
             delta = self.delta()
         except SojournError:
@@ -375,7 +418,16 @@ class Session(MutableMapping[str, Any]):
         self._removed = set()
         self._rotation = self._carried = None
 
-    def _forget_others_values(self) -> None:
+    def supply(self, opener: Callable[[], Opened]) -> None:
+        """Let the first look take what *opener* returns."""
+        self._opener = opener
+
+    @property
+    def opener(self) -> Callable[[], Opened]:
+        """What the first look will call; there is none after it."""
+        return self._opener
+
+    def forget_others_values(self) -> None:
         """Forget our copies of values that others wrote or that were merged: they would look like changes of ours."""
         if self._merged_from is None:
             return
@@ -425,6 +477,8 @@ class Session(MutableMapping[str, Any]):
                 "or call session.reopen() first and session.save() after it"
             )
         self._look()
+        if self._opened.outage:
+            raise self._opened.outage
 
     def _require_late(self) -> None:
         if not self._late:

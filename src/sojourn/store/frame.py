@@ -58,7 +58,7 @@ def pack(key: bytes, record: Record) -> bytes:
     values = record.values if type(record.values) is dict else dict(record.values)
     body = _encode(_Body(to_ms(record.created_at), record.principal, record.cookie_age, record.successor, values))
     head = _HEAD.pack(FORMAT, RETIRED if record.retired else 0, record.version)
-    times = _TIMES.pack(to_ms(record.accessed_at), to_ms(record.expires_at))
+    times = pack_times(record.accessed_at, record.expires_at)
     return head + times + _check(key, head, body) + body
 
 
@@ -101,8 +101,12 @@ def expires_ms(data: bytes) -> int:
 
 def patch_times(data: bytes, accessed_at: float, expires_at: float) -> bytes:
     """Return *data* with its two times replaced, and nothing else."""
-    times = _TIMES.pack(to_ms(accessed_at), to_ms(expires_at))
-    return data[:_TIMES_AT] + times + data[_CHECK_AT:]
+    return data[:_TIMES_AT] + pack_times(accessed_at, expires_at) + data[_CHECK_AT:]
+
+
+def pack_times(accessed_at: float, expires_at: float) -> bytes:
+    """Return the two times as they stand in a header, from offset 10 on."""
+    return _TIMES.pack(to_ms(accessed_at), to_ms(expires_at))
 
 
 def to_ms(seconds: float) -> int:

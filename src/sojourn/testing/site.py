@@ -7,32 +7,43 @@ from random import Random
 from typing import Any, TypeVar
 
 from sojourn.codec import Codec
-from sojourn.core import lifecycle
+from sojourn.core import lifecycle, principals
 from sojourn.core.delta import Resolver
 from sojourn.core.ids import SessionId
-from sojourn.core.ops import Flow, Op
-from sojourn.core.outcome import Action, Outcome
+from sojourn.core.ops import Flow, Performable
+from sojourn.core.outcome import Action, Event, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.session import Session
+from sojourn.errors import StoreUnavailable
+from sojourn.exclusive import ExclusiveBlock
 from sojourn.testing.fakes import FakeClock, NumberedRandom
 
 T = TypeVar("T")
 
-Do = Callable[[Op], Any]
+Do = Callable[[Any], Any]
 """Performs one operation on the store under test, in whatever colour it has."""
 
 
 class Site:
     """What a SessionManager is to a server, on top of *do*, with a clock and ids that a test controls."""
 
-    def __init__(self, do: Do, policy: Policy | None = None, resolvers: Mapping[str, Resolver] | None = None) -> None:
+    def __init__(
+        self,
+        do: Do,
+        policy: Policy | None = None,
+        resolvers: Mapping[str, Resolver] | None = None,
+        *,
+        indexed: bool = False,
+    ) -> None:
         self.do = do
         self.policy = policy or Policy(idle_timeout=1800, lifetime=86400, touch_interval=60, rotation_grace=10)
         self.resolvers = resolvers or {}
         self.clock = FakeClock()
         self.random = NumberedRandom()
         self.codec = Codec()
-        self.asked: list[Op] = []
+        self.indexed = indexed
+        self.asked: list[Performable] = []
+        self.reported: list[Event] = []
 
     def save(self, session: Session) -> None:
         """Store late changes."""
@@ -42,9 +53,26 @@ class Site:
         """Store late changes."""
         self.save(session)
 
+    async def fetch(self, session: Session) -> None:
+        """Fetch nothing: sessions are open from the start."""
+
+    def exclusive(self, session: Session, wait: float, lease: float) -> ExclusiveBlock:
+        """Return a block that holds the session's lock."""
+        return ExclusiveBlock(self, session, wait, lease)
+
+    async def arun(self, flow: Flow[T]) -> T:
+        """Run *flow* without interruption."""
+        return self.run(flow)
+
+    def report(self, outcome: Outcome) -> Outcome:
+        """Note the events."""
+        self.reported.extend(outcome.events)
+        return outcome
+
     def terms(self) -> lifecycle.Terms:
         """Return what a commit at this moment goes by."""
-        return lifecycle.Terms(self.policy, self.clock(), self.new_id, self.resolvers)
+        tag_of = principals.tag_of if self.indexed else None
+        return lifecycle.Terms(self.policy, self.clock(), self.new_id, self.resolvers, tag_of)
 
     def new_id(self) -> SessionId:
         """Return the next id."""
@@ -109,21 +137,26 @@ class Steps:
     """A flow that is advanced one store operation at a time."""
 
     def __init__(self, flow: Flow[T], site: Site) -> None:
-        self._flow: Generator[Op, Any, Any] = flow
+        self._flow: Generator[Performable, Any, Any] = flow
         self._site = site
         self._reply: Any = None
+        self._failure: StoreUnavailable | None = None
         self.done = False
         self.result: Any = None
 
     def step(self) -> None:
         """Let the flow decide, and perform the one operation that it asks for."""
         try:
-            op = self._flow.send(self._reply)
+            op = self._flow.throw(self._failure) if self._failure else self._flow.send(self._reply)
         except StopIteration as end:
             self.done, self.result = True, end.value
             return
         self._site.asked.append(op)
-        self._reply = self._site.do(op)
+        self._failure = self._reply = None
+        try:
+            self._reply = self._site.do(op)
+        except StoreUnavailable as error:
+            self._failure = error
 
 
 def interleave(random: Random, *requests: Generator[None, None, None]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sojourn.core.ids import SessionId
-from sojourn.core.ops import Create, Delete, Load, Op, Touch, Update, Written
+from sojourn.core.ops import Create, Delete, Load, Op, Performable, Touch, Update, Written
 from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.testing.fakes import START
@@ -44,14 +44,16 @@ class RawDoor(Protocol):
 class StoreHarness:
     """A store under test: what performs one operation, what performs many at once, and the side doors."""
 
-    do: Callable[[Op], Any]
-    do_all: Callable[[Sequence[Op]], list[Any]]
+    do: Callable[[Performable], Any]
+    do_all: Callable[[Sequence[Performable]], list[Any]]
     """Performs operations as much at the same time as the store's colour allows; replies in their order."""
     raw: RawDoor
     sweep: Callable[[float], None]
     """Buries all that is dead at a time; does nothing where the storage's own expiry does it."""
     outage: Callable[[], AbstractContextManager[None]] | None = None
     """Makes the storage unable to answer inside a ``with``; None where nothing can fail."""
+    capabilities: frozenset[type] = frozenset()
+    """What the store can do beyond the five verbs: protocols of ``sojourn.core.capability``."""
 
 
 Story = Callable[[StoreHarness], None]
