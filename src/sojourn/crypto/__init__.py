@@ -1,0 +1,1 @@
+"""Keys, sealed bytes, and records that are encrypted where they lie."""
