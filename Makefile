@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests bench examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick check format bench clean
+.PHONY: help demo test test-quick check format bench programs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,7 +15,7 @@ help:  ## list the commands
 demo: $(VENV)/demo-installed  ## start three nodes and a balancer on this machine, and print a URL
 	@exec $(BIN)/sojourn demo --nodes 3 --store local:
 
-test: $(VENV)/dev-installed  ## run all tests
+test: $(VENV)/dev-installed programs  ## run all tests
 	$(BIN)/python -m pytest
 
 test-quick: $(VENV)/dev-installed  ## run all but the slow tests, in under a minute
@@ -31,8 +31,11 @@ format: $(VENV)/dev-installed  ## lay the code out
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/dev-installed  ## measure; prints tables, fails nothing
+bench: $(VENV)/dev-installed programs  ## measure; prints tables, fails nothing
 	$(BIN)/python -m bench
+
+programs: $(VENV)/dev-installed  ## as root on Debian: install the servers that tests start, where they are missing
+	@$(BIN)/python -m tests.servers.install
 
 clean:  ## remove what the other commands made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info tests/output
