@@ -16,12 +16,15 @@ from typing import Any
 import lmdb
 import pytest
 from hypothesis import settings
+from tests.servers.fixtures import memcached_servers, redis_cluster, redis_sentinels, redis_server  # noqa: F401
+from tests.servers.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 from sojourn.core.ops import Op, Store
 from sojourn.drive import aperform, as_async, perform
 from sojourn.store.local import LocalStore
 from sojourn.store.memory import MemoryStore
 from sojourn.testing import StoreHarness
+from sojourn.testing.capability_contract import capabilities_of
 
 # A timed example fails on a busy machine. Where others wait for the result, examples are the same each time.
 settings.register_profile("sojourn", deadline=None, derandomize="CI" in os.environ)
@@ -43,7 +46,9 @@ class MemoryDoor:
         self.store.frames[key] = data
 
     def dump(self) -> bytes:
-        return b"".join(key + data for key, data in self.store.frames.items())
+        records = b"".join(key + data for key, data in self.store.frames.items())
+        entries = b"".join(tag + key for tag, keys in self.store.index.items() for key in keys)
+        return records + entries + b"".join(key + owner for key, (_, owner) in self.store.locks.items())
 
 
 class LocalDoor:
@@ -64,14 +69,15 @@ class LocalDoor:
 
     def dump(self) -> bytes:
         with self.env.lmdb.begin() as txn:
-            return b"".join(k + v for db in (self.env.records, self.env.deadlines) for k, v in txn.cursor(db=db))
+            return b"".join(k + v for db in self.env.databases for k, v in txn.cursor(db=db))
 
 
 @contextmanager
 def memory_harness(make: Callable[[], MemoryStore] = MemoryStore, *, loop: bool = False) -> Iterator[StoreHarness]:
     store = make()
     with coloured(store, loop) as (do, do_all):
-        yield StoreHarness(do, do_all, MemoryDoor(store), partial(sweep, store), getattr(store, "outage", None))
+        outage, can = getattr(store, "outage", None), capabilities_of(store)
+        yield StoreHarness(do, do_all, MemoryDoor(store), partial(sweep, store), outage, can)
 
 
 @contextmanager
@@ -80,7 +86,8 @@ def local_harness(*, loop: bool = False) -> Iterator[StoreHarness]:
     store = LocalStore(path / "sessions", sync=False, max_size=1 << 30)
     try:
         with coloured(store, loop) as (do, do_all):
-            yield StoreHarness(do, do_all, LocalDoor(store), partial(sweep, store), partial(local_outage, store))
+            outage, can = partial(local_outage, store), capabilities_of(store)
+            yield StoreHarness(do, do_all, LocalDoor(store), partial(sweep, store), outage, can)
     finally:
         store.close()
         shutil.rmtree(path)

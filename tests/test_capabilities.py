@@ -245,6 +245,7 @@ def changes(session: Session) -> list[Any]:
         lambda: session.rotate(),
         lambda: session.remember(3600),
         lambda: session.clear(),
+        lambda: session.pop("user", None),
         lambda: session.setdefault("n", 1),
         lambda: session.exclusive(),
     ]

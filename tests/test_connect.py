@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sojourn import ConfigurationError
-from sojourn.connect import ENTRY_POINTS, connect, schemes
+from sojourn.connect import ENTRY_POINTS, connect, schemes, without_password
 from sojourn.store.local import LocalStore
 from sojourn.store.memory import MemoryStore
 
@@ -24,6 +24,12 @@ def test_a_scheme_chooses_the_store(tmp_path: object) -> None:
 def test_an_unknown_scheme_lists_the_known_ones(url: str) -> None:
     with pytest.raises(ConfigurationError, match="known schemes: local:, memcached:"):
         connect(url)
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    assert without_password("redis://shop:s3cr3t@cache:6379/0") == "redis://…@cache:6379/0"
+    assert without_password("redis://:s3/cr@t@cache") == "redis://…@cache"
+    assert without_password("local:///var/lib/shop") == "local:///var/lib/shop"
 
 
 def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import cast
@@ -17,6 +18,8 @@ ENTRY_POINTS = "sojourn.stores"
 
 _REDIS = ("sojourn.store.redis.settings", "RedisUrl", "redis")
 _MEMCACHED = ("sojourn.store.memcached.settings", "MemcachedUrl", "memcached")
+
+_CREDENTIALS = re.compile(r"//.*@")
 
 # scheme: where its factory is, and the extra that brings its driver
 _BUILT_IN = {
@@ -43,6 +46,11 @@ def connect(url: str) -> Store | AsyncStore | StorePair:
     if not colon:
         raise ConfigurationError(f"store={url!r} is no store URL; known schemes: {', '.join(schemes())}")
     return _factory(scheme)(url)
+
+
+def without_password(url: str) -> str:
+    """Return a store URL as it may be shown: what stands before its @ is left out."""
+    return _CREDENTIALS.sub("//…@", url)
 
 
 def schemes() -> list[str]:

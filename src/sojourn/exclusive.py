@@ -20,6 +20,7 @@ from sojourn.core.ids import handle_of
 from sojourn.core.ops import Flow
 from sojourn.core.outcome import KEEP, Event, Happened, Outcome
 from sojourn.core.session import Session
+from sojourn.core.terms import Terms
 from sojourn.errors import ConfigurationError, SessionBusy, StoreUnavailable
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.005, 0.1, 1.5  # seconds, seconds, factor from one pause to the next
@@ -39,7 +40,7 @@ class Surroundings(Protocol):
     async def arun(self, flow: Flow[Any]) -> Any:
         """Run a flow on an event loop."""
 
-    def terms(self) -> lifecycle.Terms:
+    def terms(self) -> Terms:
         """Return what a commit at this moment goes by."""
 
     def random(self, size: int) -> bytes:

@@ -15,11 +15,13 @@ from sojourn.core import lifecycle, principals
 from sojourn.core.capability import Indexed, Lockable, Scannable
 from sojourn.core.delta import Resolver
 from sojourn.core.ids import ID_BYTES, SessionId, handle_of
+from sojourn.core.opened import Opened
 from sojourn.core.ops import AsyncStore, Flow, Store
 from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.principals import SessionInfo
-from sojourn.core.session import Opened, Session
+from sojourn.core.session import Session
+from sojourn.core.terms import Terms
 from sojourn.drive import StorePair, arun, as_async, run
 from sojourn.errors import ConfigurationError, SessionNotFetched, StoreUnavailable
 from sojourn.exclusive import ExclusiveBlock
@@ -208,7 +210,7 @@ class SessionManager:
 
         Raises StoreUnavailable.
         """
-        if isinstance(session.opener, _Unfetched):
+        if not session.looked and isinstance(session.opener, _Unfetched):
             session.supply(await self._fetched(session.opener.read, session.opener.source))
             session.opened  # noqa: B018  a look: whoever fetches wants to know whether it worked
 
@@ -315,10 +317,10 @@ class SessionManager:
 
     # -- behind the scenes ---------------------------------------------------------------------------------
 
-    def terms(self, now: float | None = None) -> lifecycle.Terms:
+    def terms(self, now: float | None = None) -> Terms:
         """Return what a commit at *now* (epoch seconds; None: this moment) goes by."""
         moment = self._clock() if now is None else now
-        return lifecycle.Terms(self.policy, moment, self._new_id, self._resolvers, self._tag_of)
+        return Terms(self.policy, moment, self._new_id, self._resolvers, self._tag_of)
 
     def random(self, size: int) -> bytes:
         """Return *size* random bytes."""
@@ -350,6 +352,7 @@ class SessionManager:
     def _cut_off(self, error: StoreUnavailable) -> Callable[[], Opened]:
         if self.outage == "fail":
             return partial(_raise, error)
+        _log.warning("a visitor is served without a session: %s (%r)", error, error.__cause__)
         return lambda: Opened(events=(Event(Happened.OUTAGE),), outage=error)
 
     def _sealing(self, flow: Flow[T]) -> Flow[T]:

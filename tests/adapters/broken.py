@@ -15,8 +15,9 @@ from typing import Any
 
 from sojourn.adapters.asgi import Message, Receive, Scope, Send, SessionMiddleware, read_cookies
 from sojourn.core.ids import SessionId
+from sojourn.core.opened import Opened, Standing
 from sojourn.core.record import Record
-from sojourn.core.session import Opened, Session, Standing
+from sojourn.core.session import Session
 from sojourn.errors import StoreUnavailable, ValueNotStorable
 from sojourn.testing.adapter_harness import INSIDE
 
@@ -663,7 +664,11 @@ BROKEN: dict[type[Broken], set[str]] = {
     SendsTheCookieToEveryReader: {"a_reader_gets_no_cookie_and_writes_nothing"},
     LoadsBeforehand: {"a_route_that_never_looks_costs_nothing", "a_route_that_never_looks_needs_no_store"},
     WritesEveryVisit: {"a_reader_gets_no_cookie_and_writes_nothing", "a_visit_is_written_down_once_an_interval"},
-    StoresEveryVisitor: {"a_visitor_who_only_looks_is_not_stored", "a_newcomer_who_only_looks_needs_no_store"},
+    StoresEveryVisitor: {
+        "an_anonymous_visitor_costs_no_store_call",
+        "a_visitor_who_only_looks_is_not_stored",
+        "a_newcomer_who_only_looks_needs_no_store",
+    },
     SeesOnlyAssignments: {"a_change_inside_a_value_is_stored"},
     AsksTheStoreAboutAnyCookie: {"a_malformed_cookie_costs_no_store_call", "a_hostile_cookie_field_is_not_read"},
     AdoptsIds: {"an_unknown_id_is_neither_adopted_nor_taken_back", "a_visitor_who_only_looks_is_not_stored"},

@@ -53,7 +53,7 @@ def test_other_scopes_pass_untouched(kind: str) -> None:
         seen.append(given)
 
     given = ({"type": kind}, object(), object())
-    asyncio.run(SessionMiddleware(application, store="memory:")(*given))  # type: ignore[arg-type]
+    asyncio.run(SessionMiddleware(application, SessionManager("memory:"))(*given))  # type: ignore[arg-type]
     assert seen[0][0] is given[0]
     assert seen == [({"type": kind}, given[1], given[2])]
 

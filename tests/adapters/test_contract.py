@@ -7,12 +7,15 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from tests.adapters.broken import BROKEN, Broken
+from tests.adapters.broken import BROKEN as BROKEN_ANYWHERE
+from tests.adapters.broken import Broken
+from tests.adapters.broken_blocks import BROKEN_BLOCKS, BrokenBlock
 from tests.adapters.mounts import HARNESSES, plain_asgi
 
 from sojourn.core.session import Session
 from sojourn.testing.adapter_contract import ADAPTER_STORIES, AdapterHarness, AdapterStory, name_of, rejected_by
 
+BROKEN = BROKEN_ANYWHERE | BROKEN_BLOCKS
 STORIES = {story.__name__: story for story in ADAPTER_STORIES}
 
 
@@ -55,9 +58,10 @@ def test_contract_rejects(broken: type[Broken], story: str) -> None:
     )
 
 
+@pytest.mark.parametrize("frame", [Broken, BrokenBlock])
 @pytest.mark.parametrize("story", ADAPTER_STORIES, ids=name_of)
-def test_the_frame_of_the_broken_adapters_is_sound(story: AdapterStory) -> None:
-    assert rejected_by(partial(harness, Broken), [story]) == set()
+def test_the_frame_of_the_broken_adapters_is_sound(story: AdapterStory, frame: type[Broken]) -> None:
+    assert rejected_by(partial(harness, frame), [story]) == set()
 
 
 def test_every_story_can_fail() -> None:
@@ -96,6 +100,7 @@ CHECKLIST = {
     52: "a_logout_during_an_outage_is_no_success",
     91: "a_visitor_who_only_looks_is_not_stored",
     92: "a_session_that_is_too_large_is_an_error_before_any_write",
+    94: "who_waits_too_long_for_a_block_is_503_and_stores_nothing",
     108: "a_store_that_cannot_load_is_503",
     116: "no_line_of_the_log_shows_what_a_browser_holds",
     120: "unknown_ended_expired_and_malformed_cookies_are_answered_alike",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,12 +68,23 @@ async def chat(socket: WebSocket) -> None:
         await socket.send_text(f"{session.principal}: {text}")
 
 
-@contextmanager
-def uvicorn_serving(manager: SessionManager) -> Iterator[str]:
-    handlers = {"/add": add, "/login": log_in, "/show": show, "/stream": stream}
+async def count(request: Request) -> JSONResponse:
+    session = starlette.get_session(request)
+    await session.fetch()
+    async with session.exclusive(wait=20):
+        session["count"] = session.get("count", 0) + 1
+        return JSONResponse(session["count"])
+
+
+def site_with(**settings: Any) -> Starlette:
+    handlers = {"/add": add, "/login": log_in, "/show": show, "/stream": stream, "/count": count}
     routes = [*(Route(path, handler) for path, handler in handlers.items()), WebSocketRoute("/chat", chat)]
-    site = Starlette(routes=routes, middleware=[Middleware(starlette.SessionMiddleware, manager=manager)])
-    config = uvicorn.Config(site, log_config=None, lifespan="off", ws="websockets-sansio")
+    return Starlette(routes=routes, middleware=[Middleware(starlette.SessionMiddleware, **settings)])
+
+
+@contextmanager
+def uvicorn_serving(site: Starlette) -> Iterator[str]:
+    config = uvicorn.Config(site, log_config=None, lifespan="on", ws="websockets-sansio")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -88,7 +100,7 @@ def uvicorn_serving(manager: SessionManager) -> Iterator[str]:
 def test_uvicorn_serves_two_browsers_at_once(awaited: bool) -> None:
     store = MemoryStore()
     manager = SessionManager(AwaitedStore(store) if awaited else store, insecure_dev=True)
-    with uvicorn_serving(manager) as address, ThreadPoolExecutor(2) as pool:
+    with uvicorn_serving(site_with(manager=manager)) as address, ThreadPoolExecutor(2) as pool:
         clients = [httpx.Client(base_url=f"http://{address}") for _ in range(2)]
 
         def shop(number: int) -> dict[str, Any]:
@@ -115,6 +127,27 @@ def test_uvicorn_serves_two_browsers_at_once(awaited: bool) -> None:
         assert clients[1].get("/show").json()["said"] == "hello"
         for client in clients:
             client.close()
+
+
+class ClosableStore(AwaitedStore):
+    """Notes that it was closed, on an event loop that is still running."""
+
+    closed = False
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+        self.closed = True
+
+
+def test_uvicorn_serves_clicks_in_turn_on_an_excluded_path_and_ends_with_the_store_closed() -> None:
+    store = ClosableStore(MemoryStore())
+    site = site_with(store=store, exclude=["/count"], insecure_dev=True)
+    with uvicorn_serving(site) as address, httpx.Client(base_url=f"http://{address}") as client:
+        assert client.get("/count").json() == 1
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(lambda _: client.get("/count").json(), range(16))) == list(range(2, 18))
+        assert not store.closed
+    assert store.closed
 
 
 class Quiet(WSGIRequestHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sojourn.codec import Codec
 from sojourn.core.delta import apply
+from sojourn.core.opened import Opened, Standing
+from sojourn.core.outcome import Action
 from sojourn.core.policy import Policy
 from sojourn.core.record import Record
-from sojourn.core.session import Opened, Session, Standing
+from sojourn.core.session import Session
 from sojourn.drive import perform
 from sojourn.errors import SessionTooLarge, ValueNotStorable
 from sojourn.store.memory import MemoryStore
@@ -184,3 +187,32 @@ def test_bounds_hold_for_what_a_merge_makes(browser: Browser) -> None:
     with pytest.raises(SessionTooLarge):
         browser.finish(two)
     assert browser.sees() == {"a": 1, "b": 1, "c": 1}
+
+
+def test_what_another_request_said_about_the_cookie_is_kept() -> None:
+    site = Site(partial(flipped, MemoryStore()))
+    browser = Browser(site)
+    browser.visit(lambda session: session.update(n=1))
+    slow, reader = browser.begin(), browser.begin()
+    browser.visit(lambda session: session.remember(3600))
+    slow["n"] = 2
+    assert browser.finish(slow).action is Action.KEEP
+    with reader.exclusive():
+        pass
+    assert browser.finish(reader).action is Action.KEEP
+    assert browser.begin().cookie_age == 3600
+
+
+def test_a_logout_after_an_exclusive_block_is_what_the_browser_is_told() -> None:
+    site = Site(partial(flipped, MemoryStore()))
+    browser = Browser(site)
+    browser.visit(lambda session: session.update(n=1))
+    session = browser.begin()
+    with session.exclusive():
+        session.remember(3600)
+    session.logout()
+    assert browser.finish(session).action is Action.EXPIRE
+
+
+def flipped(store: MemoryStore, op: Any) -> Any:
+    return perform(op, store)

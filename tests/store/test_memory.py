@@ -94,6 +94,62 @@ def test_a_create_buries_a_few_of_the_dead_and_never_the_living(store: MemorySto
     assert set(store.frames) == {a_key(number) for number in range(8, 13)}
 
 
+# -- deadlines that come closer, the index, locks ---------------------------------------------------------------
+
+
+def test_a_deadline_moved_to_and_fro_takes_no_more_memory(store: MemoryStore) -> None:
+    store.create(a_key(), a_record(expires_at=START + 1800))
+    for version in range(1, 500):
+        expires_at = START + (100 if version % 2 else 1800)
+        assert store.update(a_key(), a_record(version=version + 1, expires_at=expires_at), version) is DONE
+        store.touch(a_key(), START, expires_at + 10, version + 1)
+        assert len(store._deadlines) <= 2
+    assert store.load(a_key())
+
+
+def test_a_touch_that_shortens_a_life_is_buried_at_the_new_deadline(store: MemoryStore) -> None:
+    """As under a policy that has become stricter."""
+    store.create(a_key(), a_record(expires_at=START + 1800))
+    store.touch(a_key(), START, START + 10, 1)
+    assert store.sweep(START + 9) == 0
+    assert store.sweep(START + 10) == 1
+    assert store.frames == {}
+
+
+def test_entries_and_locks_of_visitors_who_never_return_do_not_pile_up(store: MemoryStore) -> None:
+    """Each session leaves an index entry and a lock behind; only creates and enlists bury."""
+    for number in range(3000):
+        now, key = START + number, a_key(number)
+        store.enlist(b"%032d" % number, key, now, now + 50)
+        store.create(key, a_record(accessed_at=now, expires_at=now + 50))
+        store.acquire(key, b"ann", now, now + 50)
+        assert max(len(store.index), len(store.locks), len(store.frames)) <= 52
+    while store.sweep(START + 10_000) == 64:
+        pass
+    assert (store.frames, store.index, store.locks, store._deadlines, store._filed) == ({}, {}, {}, [], {})
+
+
+def test_a_session_locked_over_and_over_is_filed_once(store: MemoryStore) -> None:
+    for number in range(1000):
+        assert store.acquire(a_key(), b"ann", START + number, START + number + 1500)
+        assert store.release(a_key(), b"ann")
+    assert len(store._deadlines) == 1
+
+
+def test_a_lock_is_free_at_the_very_end_of_its_time_without_any_sweep(store: MemoryStore) -> None:
+    assert store.acquire(a_key(), b"ann", START, START + 30)
+    assert not store.acquire(a_key(), b"bob", START + 29.999, START + 60)
+    assert store.acquire(a_key(), b"bob", START + 30, START + 60)
+    assert store.sweep(START + 30) == 1
+    assert not store.release(a_key(), b"ann")
+    assert not store.release(a_key(2), b"")
+    assert store.release(a_key(), b"bob")
+
+
+def test_the_one_finding_is_that_it_is_one_process(store: MemoryStore) -> None:
+    assert [finding.what for finding in store.examine()] == ["sessions are in the memory of one process"]
+
+
 # -- settings and threads --------------------------------------------------------------------------------------
 
 

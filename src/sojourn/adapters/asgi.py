@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from sojourn.adapters.refusal import FAILED, Refusing, refusal
+from sojourn.adapters.paths import PathPatterns
+from sojourn.adapters.refusal import FAILED, Refused, Refusing, refusal
 from sojourn.core.outcome import KEEP, Action
 from sojourn.core.session import Session
-from sojourn.errors import SessionConflict, StoreUnavailable
 from sojourn.manager import SessionManager, configured
 
 Scope = MutableMapping[str, Any]
@@ -21,7 +22,12 @@ RawHeaders = list[tuple[bytes, bytes]]
 BEGINS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 """The messages that carry a response's headers: the last moment for a cookie."""
 
+LIFESPAN_ENDS = frozenset({"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+"""The messages after which a server may stop the event loop at once: the last moment to close connections."""
+
 TRY_AGAIN_LATER = 1013  # websocket close code, IANA registry
+
+_log = logging.getLogger("sojourn")
 
 
 class SessionMiddleware:
@@ -30,23 +36,45 @@ class SessionMiddleware:
     Give a *manager*, or the arguments of SessionManager as keywords, such as ``store="local:"``. A websocket's
     session stays open after the accept: changes are kept by ``session.save()``, or ``await session.asave()``.
     A response of 500 or above commits nothing: the handler failed, and half of its changes are worse than none.
+
+    *exclude* has patterns of paths, such as ``"/static/*"`` (see :class:`~sojourn.adapters.paths.PathPatterns`), on
+    which a store that has to be awaited is not asked before the application is called: ``await session.fetch()`` asks
+    it there, and a look without that raises SessionNotFetched. A path is what the application's own routes see of it,
+    without the ``root_path`` of a proxy or a mount. Other stores are asked at the first look on every path.
+
+    A manager made here of settings is closed when the server's lifespan ends; one that was given is its owner's.
+
+    Raises ConfigurationError.
     """
 
-    def __init__(self, app: App, /, manager: SessionManager | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        app: App,
+        /,
+        manager: SessionManager | None = None,
+        *,
+        exclude: Iterable[str] = (),
+        **settings: Any,
+    ) -> None:
         self.app = app
         self.manager = configured(manager, settings)
+        self._owns_manager = manager is None
         self._waits = self.manager.waits
+        self._excluded = PathPatterns("exclude", exclude)
         self.manager.loop_store()  # a store that would block the event loop is refused here, not on a request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            closes = scope["type"] == "lifespan" and self._owns_manager
+            await self.app(scope, receive, self._closing(send) if closes else send)
             return
-        if self._waits:
-            session = await self.manager.abegin(read_cookies, scope["headers"])
-        else:
+        if not self._waits:
             session = self.manager.begin(read_cookies, scope["headers"])
+        elif route_path(scope) in self._excluded:
+            session = self.manager.begin_unfetched(read_cookies, scope["headers"])
+        else:
+            session = await self.manager.abegin(read_cookies, scope["headers"])
         scope["session"] = session
         begun = streamed = False
         failed = True
@@ -88,6 +116,27 @@ class SessionMiddleware:
         headers = self.manager.respond(outcome, headers, scheme=scope.get("scheme", "http"), host=read_host(scope))
         return {**message, "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]}
 
+    def _closing(self, send: Send) -> Send:
+        """Close the store's connections once the application has ended, before the server is told that it has."""
+
+        async def send_after_closing(message: Message) -> None:
+            if message["type"] in LIFESPAN_ENDS:
+                try:
+                    await self.manager.aclose()
+                except Exception:  # whatever a driver raises, the server must learn that the application has ended
+                    _log.warning("the session store's connections were not closed properly", exc_info=True)
+            await send(message)
+
+        return send_after_closing
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path without ``root_path``. Servers and frameworks differ in whether they leave that in front."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    rest = path.removeprefix(root) or "/"
+    return rest if rest.startswith("/") else path
+
 
 def read_cookies(headers: RawHeaders) -> list[bytes]:
     """Return the request's Cookie header fields."""
@@ -99,7 +148,7 @@ def read_host(scope: Scope) -> str:
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
 
 
-async def write_refusal(error: StoreUnavailable | SessionConflict, scope: Scope, send: Send) -> None:
+async def write_refusal(error: Refused, scope: Scope, send: Send) -> None:
     """Answer in the application's place, before anything was sent."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": TRY_AGAIN_LATER})

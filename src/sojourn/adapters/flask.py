@@ -9,11 +9,11 @@ from flask import Flask, Request, Response, request
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.datastructures import Headers
 
-from sojourn.adapters.refusal import FAILED, Refusing, refusal
+from sojourn.adapters.refusal import FAILED, Refused, Refusing, refusal
 from sojourn.adapters.wsgi import read_cookies
 from sojourn.core.outcome import KEEP
 from sojourn.core.session import MAX_COOKIE_AGE, Session
-from sojourn.errors import ConfigurationError, SessionConflict, StoreUnavailable
+from sojourn.errors import ConfigurationError
 from sojourn.manager import SessionManager, configured
 from sojourn.transport.cookie import Cookie
 
@@ -145,13 +145,13 @@ def _with_cookie(app: Flask, settings: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "cookie": make(**changed)}
 
 
-def _refused(error: StoreUnavailable | SessionConflict) -> Response:
+def _refused(error: Refused) -> Response:
     response = Response()
     _refuse(error, response)
     return response
 
 
-def _refuse(error: StoreUnavailable | SessionConflict, response: Response) -> None:
+def _refuse(error: Refused, response: Response) -> None:
     """Turn *response* into the refusal, and let go of the body that it had."""
     if close := getattr(response.response, "close", None):
         close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from sojourn.errors import SessionConflict, StoreUnavailable
+from sojourn.errors import SessionBusy, SessionConflict, StoreUnavailable
 
-Refusing = (StoreUnavailable, SessionConflict)
+Refused = StoreUnavailable | SessionConflict | SessionBusy
+
+Refusing = (StoreUnavailable, SessionConflict, SessionBusy)
 """The exceptions that become an answer of their own. The cookie and the data stay as they are."""
 
 FAILED = 500
@@ -25,8 +27,8 @@ class Refusal(NamedTuple):
     body: bytes
 
 
-def refusal(error: StoreUnavailable | SessionConflict) -> Refusal:
-    """Return 503 with Retry-After for a store that cannot answer, 409 for a conflict that policy refuses.
+def refusal(error: Refused) -> Refusal:
+    """Return 503 with Retry-After for a store or a session that is not to be had, 409 for a refused conflict.
 
     The log is told what the browser is not.
     """
@@ -35,6 +37,9 @@ def refusal(error: StoreUnavailable | SessionConflict) -> Refusal:
     if isinstance(error, StoreUnavailable):
         retry = [("retry-after", str(error.retry_after))]
         return _refusal(503, "Service Unavailable", "The session store cannot answer. Please try again.\n", retry)
+    if isinstance(error, SessionBusy):
+        retry = [("retry-after", str(error.retry_after))]
+        return _refusal(503, "Service Unavailable", "Another request is still at work. Please try again.\n", retry)
     return _refusal(409, "Conflict", "Another request changed the same data. Please reload and try again.\n", [])
 
 

@@ -12,7 +12,10 @@ __all__ = ["SessionMiddleware", "current_session", "get_session"]
 
 
 def get_session(connection: HTTPConnection) -> Session:
-    """Return the connection's session, typed. Raises ConfigurationError where SessionMiddleware is not installed."""
+    """Return the connection's session, typed. Raises ConfigurationError where SessionMiddleware is not installed.
+
+    On a path that the middleware excludes ``await session.fetch()`` comes before the first look.
+    """
     session = connection.scope.get("session")
     if not isinstance(session, Session):
         raise ConfigurationError("no session here; add sojourn.adapters.starlette.SessionMiddleware to the application")
@@ -22,6 +25,9 @@ def get_session(connection: HTTPConnection) -> Session:
 async def current_session(connection: HTTPConnection) -> Session:
     """Return what :func:`get_session` does, as a dependency: ``Annotated[Session, Depends(current_session)]``.
 
-    A coroutine function, since FastAPI sends every other dependency to a thread.
+    On a path that the middleware excludes the session is fetched here, so that routes need not know. A coroutine
+    function, since FastAPI sends every other dependency to a thread. Raises StoreUnavailable.
     """
-    return get_session(connection)
+    session = get_session(connection)
+    await session.fetch()
+    return session

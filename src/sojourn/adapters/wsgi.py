@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sojourn.adapters.refusal import FAILED, Refusing, refusal
+from sojourn.adapters.refusal import FAILED, Refused, Refusing, refusal
 from sojourn.core.outcome import KEEP, Outcome
 from sojourn.core.session import Session
-from sojourn.errors import SessionConflict, StoreUnavailable
 from sojourn.manager import Headers, SessionManager, configured
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class _Exchange:
             self.begun, self.failed = True, int(status[:3]) >= FAILED
         return self._start_response(status, headers, exc_info) if exc_info else self._start_response(status, headers)
 
-    def refuse(self, error: StoreUnavailable | SessionConflict) -> Iterable[bytes]:
+    def refuse(self, error: Refused) -> Iterable[bytes]:
         """Answer in the application's place, or raise where the response has begun."""
         if self.begun:
             raise error

@@ -6,21 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sojourn.cli import demo
+from sojourn.cli import demo, doctor
 from sojourn.errors import SojournError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line *argv*; return the exit status: 0, 1 for a failure. A wrong usage exits with 2."""
+    """Run *argv*; return the exit status: 0, or 1 for a failure or a finding. A wrong usage exits with 2."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except SojournError as error:
         print(f"sojourn {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # as shells count it: 128 and the number of the signal
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     demo.add_to(commands)
+    doctor.add_to(commands)
     return top
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from sojourn.connect import without_password
 from sojourn.errors import ConfigurationError
 from sojourn.lab.balancers import BALANCERS
 from sojourn.lab.settings import Settings
@@ -47,4 +48,5 @@ def render(started: Started) -> str:
     ]
     table = "\n".join(f"{name:10} {port:>6} {pid:>8}  {log}" for name, port, pid, log in rows)
     chosen = started.settings
-    return f"{started.url}\n\n{table}\n\nstore {chosen.store}, balancer {chosen.balancer}. Ctrl-C ends all of it."
+    store = without_password(chosen.store)
+    return f"{started.url}\n\n{table}\n\nstore {store}, balancer {chosen.balancer}. Ctrl-C ends all of it."

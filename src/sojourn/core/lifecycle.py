@@ -8,37 +8,22 @@ Rule 3: every loop is bounded. A store that keeps answering STALE ends in Sessio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from sojourn.core.capability import Delist, Enlist
-from sojourn.core.delta import Delta, Merged, Resolver, merge
+from sojourn.core.delta import Delta, Merged, merge
 from sojourn.core.ids import SessionId, handle_of
+from sojourn.core.opened import Opened, Rotation, Standing
 from sojourn.core.ops import Create, Delete, Flow, Load, Touch, Update, Written
 from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
 from sojourn.core.policy import Policy
-from sojourn.core.principals import keep_to
+from sojourn.core.principals import delist, enlist, keep_to_bound
 from sojourn.core.record import Record
-from sojourn.core.session import Opened, Rotation, Session, Standing
+from sojourn.core.session import Session
+from sojourn.core.terms import Terms
 from sojourn.errors import SessionConflict, SessionSealed, SessionTooLarge, StoreUnavailable
 
 ATTEMPTS = 8  # each lost attempt means that somebody else's write succeeded, so eight losses are a hot key
 HOPS = 4  # renewals within one grace period; a longer chain of successors is not followed
-
-
-class Terms(NamedTuple):
-    """What a commit goes by: the policy, the resolvers, the time (epoch seconds) and a source of fresh ids.
-
-    *tag_of* names a principal's index; None where the store has none.
-    """
-
-    policy: Policy
-    now: float
-    new_id: Callable[[], SessionId]
-    resolvers: Mapping[str, Resolver] = MappingProxyType({})
-    tag_of: Callable[[str], bytes] | None = None
 
 
 # -- open ------------------------------------------------------------------------------------------------------
@@ -176,7 +161,7 @@ def store_early(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
     A session that is new, ended or to be rotated is left to the commit.
     """
     opened = session.opened
-    if not delta or opened.record is None or session.ending or session.rotation:
+    if not (delta or session.remembers) or opened.record is None or session.ending or session.rotation:
         return KEEP
     outcome = yield from _update(session, opened, delta, terms)
     session.forget_others_values()
@@ -188,7 +173,7 @@ def store_early(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
 def _write(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     outcome = yield from _write_record(session, opened, delta, terms)
     if session.principal and any(event.kind is Happened.LOGGED_IN for event in outcome.events):
-        yield from _keep_to_bound(session.principal, terms)
+        yield from keep_to_bound(session.principal, terms)
     return outcome
 
 
@@ -238,35 +223,14 @@ def _first_record(session: Session, values: Mapping[str, bytes], terms: Terms, c
 def _create(record: Record, terms: Terms) -> Flow[SessionId]:
     for _ in range(ATTEMPTS):
         id = terms.new_id()
-        yield from _enlist(id.private, record, terms)
+        yield from enlist(id.private, record, terms)
         if (yield Create(id.private, record)) is Written.DONE:
             return id
-        yield from _delist(id.private, record, terms)
+        yield from delist(id.private, record, terms)
     raise StoreUnavailable(
         f"the store said of {ATTEMPTS} fresh 256-bit ids that they exist: "
         "its answers are wrong, or the source of randomness repeats itself"
     )
-
-
-def _enlist(key: bytes, record: Record, terms: Terms) -> Flow[None]:
-    """List a session under its principal before it is created, so that none is beyond the reach of a revocation."""
-    if terms.tag_of and record.principal:
-        until = record.created_at + terms.policy.lifetime
-        yield Enlist(terms.tag_of(record.principal), key, terms.now, until)
-
-
-def _delist(key: bytes, record: Record, terms: Terms) -> Flow[None]:
-    """Take what has ended off its principal's list. A failure costs nothing: an entry ends with the lifetime, too."""
-    if terms.tag_of and record.principal:
-        with suppress(StoreUnavailable):
-            yield Delist(terms.tag_of(record.principal), (key,))
-
-
-def _keep_to_bound(principal: str, terms: Terms) -> Flow[None]:
-    """End the principal's oldest sessions beyond the bound. A failure is made good by the next login."""
-    if terms.tag_of and (most := terms.policy.max_sessions):
-        with suppress(StoreUnavailable):
-            yield from keep_to(most, terms.tag_of(principal), principal, terms.policy, terms.now)
 
 
 def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
@@ -295,7 +259,13 @@ def _next_version(record: Record, values: Mapping[str, bytes], session: Session,
     accessed_at = max(record.accessed_at, terms.now)
     expires_at = terms.policy.expires_at(record.created_at, accessed_at)
     version = record.version + 1
-    return Record(values, record.created_at, accessed_at, expires_at, version, record.principal, session.cookie_age)
+    age = _cookie_age(session, record)
+    return Record(values, record.created_at, accessed_at, expires_at, version, record.principal, age)
+
+
+def _cookie_age(session: Session, record: Record) -> int | None:
+    """Return what this request said about the cookie, or what others say by now."""
+    return session.cookie_age if session.remembers else record.cookie_age
 
 
 def _touch(opened: Opened, terms: Terms) -> Flow[Outcome]:
@@ -324,6 +294,7 @@ def _rotate(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flo
     _, old = found
     merged = _merge(_carried(session, opened), _carried(session, opened, old), delta, terms)
     new = _first_record(session, merged.values, terms, created_at=old.created_at if renewal else terms.now)
+    new = new._replace(cookie_age=_cookie_age(session, old))
     id = yield from _create(new, terms)
     try:
         return (yield from _retire(session, opened, found, (id, new), delta, terms))
@@ -362,7 +333,7 @@ def _retire(
                 break
         answer = yield Update(key, _tombstone(old, terms, id.private if renewal else None), old.version)
         if answer is Written.DONE:
-            yield from _delist(key, old, terms)
+            yield from delist(key, old, terms)
             session.rebase(Opened(Standing.OWN, id, id.private, new), delta)
             happened = Happened.ROTATED if renewal else Happened.LOGGED_IN
             return _issue(id, new, happened).after(*_conflicts(id.private, merged))
@@ -425,7 +396,7 @@ def _end(opened: Opened, terms: Terms) -> Flow[Outcome]:
         key, record = found
         answer = yield Delete(key, record.version)
         if answer is Written.DONE:
-            yield from _delist(key, record, terms)
+            yield from delist(key, record, terms)
             return Outcome(Action.EXPIRE, events=(Event(Happened.ENDED, handle_of(key)),))
         found = (yield from _current(key, terms)) if answer is Written.STALE else None
     raise _too_many_conflicts()

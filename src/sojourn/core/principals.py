@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Container
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from sojourn.core.capability import DeleteMany, Delist, Find, LoadMany, Page, Records, Scan
+from sojourn.core.capability import DeleteMany, Delist, Enlist, Find, LoadMany, Page, Records, Scan
 from sojourn.core.ids import handle_of
 from sojourn.core.ops import Flow, Performable
 from sojourn.core.policy import Policy
 from sojourn.core.record import Record
 from sojourn.core.session import ValueCodec
+from sojourn.core.terms import Terms
 from sojourn.errors import StoreUnavailable
 
 PASSES = 4  # a pass finds what a renewal moved behind the one before; a session renewed that often is found later
@@ -87,15 +89,33 @@ def revoke_all(kept: Container[bytes] = ()) -> Flow[int]:
     return (yield from _delete_all(Scan, lambda key: key not in kept))
 
 
-def keep_to(most: int, tag: bytes, principal: str, policy: Policy, now: float) -> Flow[None]:
-    """End the principal's oldest sessions beyond *most*. Called after a login has created its own.
+def enlist(key: bytes, record: Record, terms: Terms) -> Flow[None]:
+    """List a session under its principal before it is created, so that none is beyond the reach of a revocation."""
+    if terms.tag_of and record.principal:
+        until = record.created_at + terms.policy.lifetime
+        yield Enlist(terms.tag_of(record.principal), key, terms.now, until)
 
-    However many log in at once, the last to ask sees them all, and all agree on the order: the bound holds.
+
+def delist(key: bytes, record: Record, terms: Terms) -> Flow[None]:
+    """Take what has ended off its principal's list. A failure costs nothing: an entry ends with the lifetime, too."""
+    if terms.tag_of and record.principal:
+        with suppress(StoreUnavailable):
+            yield Delist(terms.tag_of(record.principal), (key,))
+
+
+def keep_to_bound(principal: str, terms: Terms) -> Flow[None]:
+    """End the principal's oldest sessions beyond the policy's bound. Called after a login has created its own.
+
+    However many log in at once, the last to ask sees them all, and all agree on the order: the bound holds. Where the
+    store cannot answer, the next login makes it good.
     """
-    live = yield from live_sessions(tag, principal, policy, now)
-    if beyond := [one.key for one in live[:-most]]:
-        yield DeleteMany(beyond)
-        yield Delist(tag, beyond)
+    if terms.tag_of and (most := terms.policy.max_sessions):
+        with suppress(StoreUnavailable):
+            tag = terms.tag_of(principal)
+            live = yield from live_sessions(tag, principal, terms.policy, terms.now)
+            if beyond := [one.key for one in live[:-most]]:
+                yield DeleteMany(beyond)
+                yield Delist(tag, beyond)
 
 
 def _delete_all(pages: Callable[[bytes | None], Performable], ends: Callable[[bytes], bool]) -> Flow[int]:

@@ -15,14 +15,13 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime, time, timedelta
-from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from sojourn.core.delta import Delta
-from sojourn.core.ids import SessionId, handle_of
-from sojourn.core.outcome import Event, Outcome
-from sojourn.core.record import Record
-from sojourn.errors import SessionSealed, SojournError, StoreUnavailable, ValueNotStorable
+from sojourn.core.ids import handle_of
+from sojourn.core.opened import Opened, Rotation, Standing
+from sojourn.core.outcome import Outcome
+from sojourn.errors import SessionSealed, SojournError, ValueNotStorable
 
 MAX_PRINCIPAL = 255  # characters; fits a short text column in every SQL dialect
 
@@ -30,6 +29,9 @@ MAX_COOKIE_AGE = 34_560_000  # seconds, 400 days; browsers cut longer ones down 
 
 # A value of one of these types cannot have changed since it was read, so it is not encoded again at commit.
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, datetime, time, timedelta})
+
+
+_MISSING: Any = object()
 
 
 class ValueCodec(Protocol):
@@ -66,46 +68,6 @@ class Exclusive(AbstractContextManager[None], AbstractAsyncContextManager[None],
     """A block that has the session to itself, in either colour."""
 
 
-class Standing(Enum):
-    """How the id that the browser presented relates to the record that was found."""
-
-    NEW = auto()
-    """No id, or none that opens anything. What is set begins a session under an id of our own."""
-    OWN = auto()
-    """The id opens its record."""
-    FORWARDED = auto()
-    """The id was renewed moments ago. Its record is served and written, and the new id is never told."""
-    RETIRED = auto()
-    """The id was rotated by a login moments ago. It opens nothing, and no cookie may overwrite the new one."""
-
-
-class Opened(NamedTuple):
-    """What ``open`` found: an empty NEW one, or a record, where it stands and by which id it was asked for."""
-
-    standing: Standing = Standing.NEW
-    id: SessionId | None = None
-    key: bytes | None = None
-    record: Record | None = None
-    events: tuple[Event, ...] = ()
-    outage: StoreUnavailable | None = None
-    """Why the store could not be asked, where policy then serves an anonymous visitor who can change nothing."""
-
-    def current(self) -> tuple[bytes, Record]:
-        """Return key and record; there are both in every standing but NEW and RETIRED."""
-        assert self.key is not None
-        assert self.record is not None
-        return self.key, self.record
-
-
-class Rotation(Enum):
-    """Why the id is to change."""
-
-    RENEWAL = auto()
-    """Same privileges: the old id keeps serving requests in flight for the grace period."""
-    LOGIN = auto()
-    """Other privileges: the old id opens nothing from now on."""
-
-
 class Session(MutableMapping[str, Any]):
     """One visitor's values, fetched at the first look and written at the commit.
 
@@ -127,6 +89,8 @@ class Session(MutableMapping[str, Any]):
     _carried: frozenset[str] | None = None
     _principal: str | None = None
     _cookie_age: int | None = None
+    remembers = False
+    """True once this request has said how long the browser keeps the cookie; otherwise the record says it."""
     _merged_from: tuple[Mapping[str, bytes], Delta] | None = None
     owed: Outcome | None = None
     """What an exclusive block stored early and the browser must still be told by the commit."""
@@ -199,6 +163,12 @@ class Session(MutableMapping[str, Any]):
         """Return a view of keys and values."""
         self._look()
         return super().items()
+
+    def pop(self, key: str, default: Any = _MISSING) -> Any:
+        """Remove *key* and return its value; where it is missing, return *default*, or raise KeyError without one."""
+        self._look()
+        self._refuse_in_outage()  # else a default would say "done" while the store cannot answer
+        return super().pop(key) if default is _MISSING else super().pop(key, default)
 
     def clear(self) -> None:
         """Remove every key."""
@@ -283,6 +253,7 @@ class Session(MutableMapping[str, Any]):
         What is set afterwards in the same request begins another session under another id.
         """
         self._open_for_change()
+        self.owed = None
         if self._opened.record is not None:
             self._ending = self._opened
         if self._opened.standing is not Standing.RETIRED:
@@ -304,13 +275,14 @@ class Session(MutableMapping[str, Any]):
         else:
             self._open_for_change()
             self._cookie_age = max(1, round(number)) if number > 0 else None
+            self.remembers = True
 
     async def fetch(self) -> None:
         """Fetch the session on an event loop, where its path was excluded from being fetched beforehand.
 
         Otherwise this does nothing. Raises StoreUnavailable.
         """
-        if not self.looked:
+        if not (self.looked or self._sealed):
             await self._keeper.fetch(self)
 
     def exclusive(self, wait: float = 2.0, lease: float = 30.0) -> Exclusive:
@@ -417,6 +389,7 @@ class Session(MutableMapping[str, Any]):
         self._opened, self._stored = opened, opened.record.values if opened.record else {}
         self._removed = set()
         self._rotation = self._carried = None
+        self._cookie_age, self.remembers = opened.record.cookie_age if opened.record else self._cookie_age, False
 
     def supply(self, opener: Callable[[], Opened]) -> None:
         """Let the first look take what *opener* returns."""
@@ -464,6 +437,7 @@ class Session(MutableMapping[str, Any]):
         self._cookie_age = record.cookie_age if record else None
         self._live, self._suspects, self._removed = {}, {}, set()
         self._rotation = self._carried = None
+        self.remembers = False
 
     def _keep_only(self, kept: Container[str]) -> None:
         self._open_for_change()
@@ -477,6 +451,9 @@ class Session(MutableMapping[str, Any]):
                 "or call session.reopen() first and session.save() after it"
             )
         self._look()
+        self._refuse_in_outage()
+
+    def _refuse_in_outage(self) -> None:
         if self._opened.outage:
             raise self._opened.outage
 
@@ -491,4 +468,3 @@ class Session(MutableMapping[str, Any]):
 
 
 _NOTHING = Delta()
-_MISSING = object()

@@ -25,8 +25,9 @@ from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 
 from sojourn.core.ids import SessionId
-from sojourn.core.ops import Load, Touch, Update
+from sojourn.core.ops import Create, Load, Touch, Update
 from sojourn.core.outcome import Happened
+from sojourn.testing.adapter_exclusive_contract import EXCLUSIVE_STORIES
 from sojourn.testing.adapter_harness import TAKEN_BACK, AdapterHarness, AdapterStory, Answer, Request, Server
 from sojourn.testing.adapter_routes import ROUTES
 from sojourn.testing.adapter_trouble_contract import TROUBLE_STORIES
@@ -101,6 +102,14 @@ def a_route_that_never_looks_costs_nothing(app: AdapterHarness) -> None:
         answer = visitor.visit("/hello")
         assert [answer.values(name) for name in ("vary", "set-cookie", "cache-control")] == [[], [], []]
     assert app.manager.opens == 0 or app.preloads, "the cookies were read"
+
+
+@story
+def an_anonymous_visitor_costs_no_store_call(app: AdapterHarness) -> None:
+    looks = [path for path in ROUTES if path.startswith("/look/")]
+    for path in (*looks, "/hello", "/show", "/rotate", "/logout", "/vary", "/stream/change", "/alone/show", "/fail"):
+        assert app.cost_of(app.newcomer().visit, path) == [], path
+    assert app.cost_of(app.newcomer().visit, "/put/0") == [Create]
 
 
 @story
@@ -410,4 +419,4 @@ def a_remembered_cookie_says_how_long_and_slides_along(app: AdapterHarness) -> N
     assert {match[1] for match in said if match} == {id}
 
 
-ADAPTER_STORIES += TROUBLE_STORIES
+ADAPTER_STORIES += [*TROUBLE_STORIES, *EXCLUSIVE_STORIES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -12,24 +11,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Barrier, Event
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self
 
-from sojourn.core.ops import Create, Delete, Load, Op, Touch, Update, Written
 from sojourn.core.outcome import Event as SessionEvent
 from sojourn.core.outcome import Happened
 from sojourn.core.policy import Policy
-from sojourn.core.record import Record
 from sojourn.core.session import Session
-from sojourn.errors import StoreUnavailable
 from sojourn.manager import SessionManager
-from sojourn.store.memory import MemoryStore
-from sojourn.testing.adapter_routes import ROUTES, Fields, Page
+from sojourn.testing.adapter_routes import PATIENCE, ROUTES, Fields, Page
+from sojourn.testing.adapter_store import EVERYTHING, INSIDE, AwaitedStore, WatchedStore
 from sojourn.testing.fakes import FakeClock
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-PATIENCE = 20.0  # seconds until a request that hangs fails its story; on a sound adapter nothing waits for it
+__all__ = [
+    "INSIDE",
+    "ISSUED",
+    "PATIENCE",
+    "TAKEN_BACK",
+    "AdapterHarness",
+    "AdapterStory",
+    "Answer",
+    "AwaitedStore",
+    "Log",
+    "Request",
+    "Server",
+    "Visitor",
+    "WatchedManager",
+    "WatchedStore",
+]
 
 # -- what a harness is given: a server around the application --------------------------------------------------
 
@@ -74,85 +82,7 @@ class Server(Protocol):
         """Stop, and let go of everything."""
 
 
-# -- a store and a manager that tell what they were asked ------------------------------------------------------
-
-
-class WatchedStore(MemoryStore):
-    """A MemoryStore that notes what it is asked, and that can be made unable to answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[type[Op]] = []
-        self.down: frozenset[type[Op]] = frozenset()
-
-    def load(self, key: bytes) -> Record | None:
-        """Perform Load."""
-        self._note(Load)
-        return super().load(key)
-
-    def create(self, key: bytes, record: Record) -> Written:
-        """Perform Create."""
-        self._note(Create)
-        return super().create(key, record)
-
-    def update(self, key: bytes, record: Record, base: int) -> Written:
-        """Perform Update."""
-        self._note(Update)
-        return super().update(key, record, base)
-
-    def touch(self, key: bytes, accessed_at: float, expires_at: float, base: int) -> Written:
-        """Perform Touch."""
-        self._note(Touch)
-        return super().touch(key, accessed_at, expires_at, base)
-
-    def delete(self, key: bytes, base: int | None = None) -> Written:
-        """Perform Delete."""
-        self._note(Delete)
-        return super().delete(key, base)
-
-    def _note(self, op: type[Op]) -> None:
-        self.asked.append(op)
-        if op in self.down:
-            raise StoreUnavailable(f"{INSIDE}: timed out after 250 ms", retry_after=7)
-
-
-INSIDE = "cache-2.internal:6379"
-"""What only operators may read of a store that cannot answer."""
-
-
-class AwaitedStore:
-    """A store that is awaited, around one that is not: before and after each verb other tasks get their turn."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    async def load(self, key: bytes) -> Record | None:
-        """Perform Load."""
-        return await _awaited(self._store.load, key)
-
-    async def create(self, key: bytes, record: Record) -> Written:
-        """Perform Create."""
-        return await _awaited(self._store.create, key, record)
-
-    async def update(self, key: bytes, record: Record, base: int) -> Written:
-        """Perform Update."""
-        return await _awaited(self._store.update, key, record, base)
-
-    async def touch(self, key: bytes, accessed_at: float, expires_at: float, base: int) -> Written:
-        """Perform Touch."""
-        return await _awaited(self._store.touch, key, accessed_at, expires_at, base)
-
-    async def delete(self, key: bytes, base: int | None = None) -> Written:
-        """Perform Delete."""
-        return await _awaited(self._store.delete, key, base)
-
-
-async def _awaited(verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    await asyncio.sleep(0)
-    try:
-        return verb(*args, **kwargs)
-    finally:
-        await asyncio.sleep(0)
+# -- a manager and a log that tell ---------------------------------------------------------------------------------
 
 
 class WatchedManager(SessionManager):
@@ -248,15 +178,13 @@ class AdapterHarness:
     def answer(self, path: str, session: Session) -> Page:
         """Do what the route at *path* does, in an application that may block."""
         page = Page(ROUTES[path], session, self._pause.hold)
-        if not page.streams:
-            page.hold()
+        page.work()
         return page
 
     async def aanswer(self, path: str, session: Session) -> Page:
         """Do what the route at *path* does, in an application on an event loop."""
         page = Page(ROUTES[path], session, self._pause.hold)
-        if not page.streams:
-            await page.ahold()
+        await page.awork()
         return page
 
     # -- for the stories --
@@ -285,6 +213,20 @@ class AdapterHarness:
                 self._pause.go_on.set()
             return answer.result(PATIENCE)
 
+    def queue(self, first: Callable[[], Answer], second: Callable[[], Answer]) -> list[Answer]:
+        """Send *first*, whose route pauses in its exclusive block, then *second*; let *first* go on once that waits."""
+        waiting: list[Future[Answer]] = []
+
+        def wait_for_second() -> None:
+            self.store.held_back.clear()
+            waiting.append(pool.submit(second))
+            while not self.store.held_back.wait(0.01):
+                assert not waiting[0].done(), f"it did not have to wait: {waiting[0].result()}"
+
+        with ThreadPoolExecutor(1) as pool:
+            answer = self.overlap(first, wait_for_second)
+            return [answer, waiting[0].result(PATIENCE)]
+
     def at_once(self, *requests: Callable[[], Answer]) -> list[Answer]:
         """Send *requests* at the same time; return their answers in order."""
         start = Barrier(len(requests))
@@ -296,16 +238,16 @@ class AdapterHarness:
         with ThreadPoolExecutor(len(requests)) as pool:
             return list(pool.map(send, requests))
 
-    def cost_of(self, request: Callable[..., Answer], *args: Any) -> list[type[Op]]:
+    def cost_of(self, request: Callable[..., Answer], *args: Any) -> list[type[Any]]:
         """Send a request and return what it asked of the store."""
         before = len(self.store.asked)
         request(*args)
         return self.store.asked[before:]
 
     @contextmanager
-    def outage(self, *ops: type[Op]) -> Iterator[None]:
+    def outage(self, *ops: type[Any]) -> Iterator[None]:
         """Make the store unable to answer *ops*, or anything."""
-        self.store.down = frozenset(ops or (Load, Create, Update, Touch, Delete))
+        self.store.down = frozenset(ops) or EVERYTHING
         try:
             yield
         finally:

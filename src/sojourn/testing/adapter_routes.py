@@ -15,6 +15,8 @@ Act = Callable[[Session], object]
 
 Fields = Sequence[tuple[str, str]]
 
+PATIENCE = 20.0  # seconds until a request that hangs fails its story; on a sound adapter nothing waits for it
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -29,7 +31,11 @@ class Route:
     saves: bool = False
     """Stores what *late* changed, by ``save()`` or ``asave()``."""
     pauses: bool = False
-    """Waits, between *act* and the answer or within the stream, until the story lets it go on."""
+    """Waits until the story lets it go on: in the stream, in the exclusive block, or else before the answer."""
+    alone: Act | None = None
+    """What it does after *act* in an exclusive block."""
+    wait: float = PATIENCE
+    """Seconds that it waits for the block."""
 
 
 class HandlerFailed(Exception):
@@ -58,6 +64,12 @@ def doing(*acts: Act) -> Act:
 def add_to_cart(session: Session) -> None:
     """Change a list in place, once it is there."""
     session.setdefault("cart", []).append("lamp")
+
+
+def count(session: Session) -> str:
+    """Add one to a number, in the way that loses when two do it at once."""
+    session["count"] = session.get("count", 0) + 1
+    return str(session["count"])
 
 
 def log_in(session: Session) -> None:
@@ -116,6 +128,7 @@ LOOKS: Mapping[str, Act] = {
     "created_at": lambda session: session.created_at,
     "expires_at": lambda session: session.expires_at,
     "handle": lambda session: session.handle,
+    "available": lambda session: session.available,
 }
 """Every way to find out something about a visitor."""
 
@@ -163,6 +176,19 @@ ROUTES: Mapping[str, Route] = {
     "/slow/put/0": Route(put("slot 0", "slow"), pauses=True),
     "/slow/show": Route(show, pauses=True),
     "/slow/rotate": Route(Session.rotate, pauses=True),
+    # exclusive blocks
+    "/alone/show": Route(ignore, alone=show),
+    "/alone/count": Route(ignore, alone=count),
+    "/alone/count/slow": Route(ignore, alone=count, pauses=True),
+    "/alone/count/now": Route(put("early", 1), alone=count, wait=0),
+    "/alone/count/503": Route(ignore, alone=count, status=503),
+    "/alone/fail": Route(ignore, alone=doing(put("half", "done"), fail)),
+    "/alone/unstorable": Route(ignore, alone=put("bill", object())),
+    "/alone/remember": Route(ignore, alone=doing(put("kept", 1), remember)),
+    "/alone/login": Route(ignore, alone=log_in),
+    "/alone/logout": Route(ignore, alone=Session.logout),
+    "/login/alone": Route(log_in, alone=count),
+    "/logout/alone": Route(Session.logout, alone=count),
     # what happens after the response began
     "/stream": Route(put("early", 1), late=ignore),
     "/stream/slow": Route(put("early", 1), late=ignore, pauses=True),
@@ -184,11 +210,31 @@ class Page:
     """What a route answers: *text*, or a stream during which the session is still there."""
 
     def __init__(self, route: Route, session: Session, hold: Callable[[], None]) -> None:
-        self.text = str(route.act(session))
+        self.text = ""
         self.status = route.status
         self.headers = [("content-type", "text/plain"), *route.headers]
         self.streams = route.late is not None
         self._route, self._session, self._hold = route, session, hold
+
+    def work(self) -> None:
+        """Do what the route does before the response begins, in an application that may block."""
+        self.text = str(self._route.act(self._session))
+        if self._route.alone:
+            with self._session.exclusive(self._route.wait):
+                self.text = str(self._route.alone(self._session))
+                self.hold()
+        elif not self.streams:
+            self.hold()
+
+    async def awork(self) -> None:
+        """Do the same in an application on an event loop."""
+        self.text = str(self._route.act(self._session))
+        if self._route.alone:
+            async with self._session.exclusive(self._route.wait):
+                self.text = str(self._route.alone(self._session))
+                await self.ahold()
+        elif not self.streams:
+            await self.ahold()
 
     def pieces(self) -> Iterator[bytes]:
         """Return the stream, for an application that may block."""

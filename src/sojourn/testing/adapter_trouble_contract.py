@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -243,6 +244,13 @@ def a_store_that_cannot_load_is_503(app: AdapterHarness) -> None:
 
 @story
 def a_store_that_cannot_write_is_503(app: AdapterHarness) -> None:
+    """Whatever policy says of one that cannot load: this visitor's session was there a moment ago."""
+    for outage in ("fail", "anonymous"):
+        app.restart(outage=outage)
+        _assert_that_failed_writes_are_503(app)
+
+
+def _assert_that_failed_writes_are_503(app: AdapterHarness) -> None:
     for op, path in (
         (Update, "/put/1"),
         (Update, "/stream"),
@@ -251,6 +259,7 @@ def a_store_that_cannot_write_is_503(app: AdapterHarness) -> None:
         (Create, "/rotate"),
         (Update, "/rotate"),
         (Delete, "/logout"),
+        (Update, "/alone/count"),
         (Touch, "/show"),
     ):
         visitor = app.visitor()
@@ -301,12 +310,64 @@ def a_route_that_never_looks_needs_no_store(app: AdapterHarness) -> None:
 def a_logout_during_an_outage_is_no_success(app: AdapterHarness) -> None:
     visitor = app.visitor()
     visitor.visit("/login")
-    for ops in ((), (Delete,)):
-        with app.outage(*ops):
-            _assert_refused(app, visitor.visit("/logout"))
-        assert visitor.is_logged_in_as() == "alice"
+    for outage in ("fail", "anonymous"):
+        app.restart(outage=outage)
+        for ops in ((), (Load,), (Delete,)):
+            with app.outage(*ops):
+                _assert_refused(app, visitor.visit("/logout"))
+            assert visitor.is_logged_in_as() == "alice"
     assert app.told(visitor.visit("/logout")) == [TAKEN_BACK]
     assert visitor.is_logged_in_as() is None
+
+
+@story
+def policy_may_serve_readers_as_anonymous_in_an_outage(app: AdapterHarness) -> None:
+    app.restart(outage="anonymous")
+    visitor = app.visitor()
+    assert visitor.visit("/look/available").body == b"True"
+    app.happened()
+    with app.outage():
+        for path, text in (
+            ("/show", json.dumps({"values": {}, "principal": None})),
+            ("/look/available", "False"),
+            ("/look/is_new", "True"),
+            ("/look/in", "False"),
+        ):
+            answer = visitor.visit(path)
+            assert (answer.status, answer.body, app.told(answer)) == (200, text.encode(), [])
+            assert answer.members("vary") == ["cookie"], "the page is not for everybody"
+            assert app.happened() == [(Happened.OUTAGE, ())]
+        assert app.newcomer().visit("/look/available").body == b"True", "who brings no cookie needs no store"
+    assert visitor.visit("/look/available").body == b"True"
+
+
+@story
+def who_is_served_as_anonymous_in_an_outage_can_change_nothing(app: AdapterHarness) -> None:
+    app.restart(outage="anonymous")
+    for path in (
+        *("/put/1", "/cart", "/login", "/rotate", "/logout", "/logout-and-put", "/remember", "/everything", "/stream"),
+        *("/status/302", "/status/404", "/alone/show", "/alone/count", "/alone/login", "/alone/logout"),
+    ):
+        visitor = app.visitor()
+        visitor.visit("/login")
+        with app.outage():
+            _assert_refused(app, visitor.visit(path))
+        assert (visitor.sees(), visitor.is_logged_in_as()) == ({"slot 0": 0, "cart": ["lamp"]}, "alice"), path
+
+
+@story
+def nothing_is_written_back_once_the_store_can_answer_again(app: AdapterHarness) -> None:
+    app.restart(outage="anonymous")
+    visitor = app.visitor()
+    visitor.visit("/login")
+    before = dict(app.store.frames)
+    for path in ("/slow/show", "/stream/save-slow"):
+        with ExitStack() as outage:
+            outage.enter_context(app.outage())
+            answer = app.overlap(partial(visitor.visit, path), outage.close)
+        assert (answer.status, app.told(answer)) == (200, [])
+        assert app.store.frames == before, path
+    assert (visitor.sees(), visitor.is_logged_in_as()) == ({"slot 0": 0, "cart": ["lamp"]}, "alice")
 
 
 @story

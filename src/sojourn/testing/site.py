@@ -14,6 +14,7 @@ from sojourn.core.ops import Flow, Performable
 from sojourn.core.outcome import Action, Event, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.session import Session
+from sojourn.core.terms import Terms
 from sojourn.errors import StoreUnavailable
 from sojourn.exclusive import ExclusiveBlock
 from sojourn.testing.fakes import FakeClock, NumberedRandom
@@ -69,10 +70,10 @@ class Site:
         self.reported.extend(outcome.events)
         return outcome
 
-    def terms(self) -> lifecycle.Terms:
+    def terms(self) -> Terms:
         """Return what a commit at this moment goes by."""
         tag_of = principals.tag_of if self.indexed else None
-        return lifecycle.Terms(self.policy, self.clock(), self.new_id, self.resolvers, tag_of)
+        return Terms(self.policy, self.clock(), self.new_id, self.resolvers, tag_of)
 
     def new_id(self) -> SessionId:
         """Return the next id."""

@@ -1,0 +1,59 @@
+"""``sojourn doctor``: what in the set-up of a session store puts sessions at risk."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from sojourn.connect import connect
+from sojourn.core.capability import Examinable, Finding
+from sojourn.drive import StorePair
+from sojourn.errors import ConfigurationError
+
+ENVIRONMENT = "env:"  # so that a password stands neither in the list of processes nor in the shell's history
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this command to the command line."""
+    about = "say what in a store's set-up puts sessions at risk; status 1 if there is something"
+    parser = commands.add_parser("doctor", help=about, description=about)
+    parser.add_argument("store", help="a store URL, or env:NAME for a variable of the environment that holds one")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine the store and print what was found; return the exit status."""
+    findings = examine(_url(args.store))
+    print(render(findings))
+    return 1 if findings else 0
+
+
+def examine(url: str) -> list[Finding]:
+    """Return what the store that *url* names finds about itself. Raises ConfigurationError, StoreUnavailable."""
+    store: Any = connect(url)
+    half = store.blocking if isinstance(store, StorePair) else store
+    if not isinstance(half, Examinable):
+        raise ConfigurationError(f"{type(half).__name__} has nothing to examine")
+    try:
+        findings: list[Finding] = half.examine()
+        return findings
+    finally:
+        if callable(close := getattr(half, "close", None)):
+            close()
+
+
+def render(findings: list[Finding]) -> str:
+    """Return the findings as text, three lines each."""
+    if not findings:
+        return "Nothing here puts sessions at risk."
+    return "\n\n".join(f"{one.what}\n    risk: {one.risk}\n    cure: {one.cure}" for one in findings)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(ENVIRONMENT):
+        return text
+    name = text.removeprefix(ENVIRONMENT)
+    if not (url := os.environ.get(name)):
+        raise ConfigurationError(f"the environment has no variable {name!r}, or it is empty")
+    return url

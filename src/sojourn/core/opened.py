@@ -1,0 +1,51 @@
+"""Opened: what the id that a browser presented leads to, and how it is to change."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import NamedTuple
+
+from sojourn.core.ids import SessionId
+from sojourn.core.outcome import Event
+from sojourn.core.record import Record
+from sojourn.errors import StoreUnavailable
+
+
+class Standing(Enum):
+    """How the id that the browser presented relates to the record that was found."""
+
+    NEW = auto()
+    """No id, or none that opens anything. What is set begins a session under an id of our own."""
+    OWN = auto()
+    """The id opens its record."""
+    FORWARDED = auto()
+    """The id was renewed moments ago. Its record is served and written, and the new id is never told."""
+    RETIRED = auto()
+    """The id was rotated by a login moments ago. It opens nothing, and no cookie may overwrite the new one."""
+
+
+class Opened(NamedTuple):
+    """What ``open`` found: an empty NEW one, or a record, where it stands and by which id it was asked for."""
+
+    standing: Standing = Standing.NEW
+    id: SessionId | None = None
+    key: bytes | None = None
+    record: Record | None = None
+    events: tuple[Event, ...] = ()
+    outage: StoreUnavailable | None = None
+    """Why the store could not be asked, where policy then serves an anonymous visitor who can change nothing."""
+
+    def current(self) -> tuple[bytes, Record]:
+        """Return key and record; there are both in every standing but NEW and RETIRED."""
+        assert self.key is not None
+        assert self.record is not None
+        return self.key, self.record
+
+
+class Rotation(Enum):
+    """Why the id is to change."""
+
+    RENEWAL = auto()
+    """Same privileges: the old id keeps serving requests in flight for the grace period."""
+    LOGIN = auto()
+    """Other privileges: the old id opens nothing from now on."""
