@@ -47,9 +47,12 @@ class Failing(MemoryStore):
     broken: tuple[str, ...] = ()
 
     def __getattribute__(self, name: str) -> Any:
-        if name in object.__getattribute__(self, "broken"):
-            raise StoreUnavailable(f"{name} does not answer") from OSError("nobody there")
-        return super().__getattribute__(name)
+        found = super().__getattribute__(name)
+        return fail if name in super().__getattribute__("broken") else found
+
+
+def fail(*_: Any) -> Any:
+    raise StoreUnavailable("it does not answer") from OSError("nobody there")
 
 
 def manager(store: Any = "memory:", **settings: Any) -> SessionManager:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 from sojourn.codec import Codec
 from sojourn.connect import connect
 from sojourn.core import lifecycle, principals
-from sojourn.core.capability import Indexed, Lockable, Scannable
+from sojourn.core.capability import Indexed, Lockable, Scannable, is_able
 from sojourn.core.delta import Resolver
 from sojourn.core.ids import ID_BYTES, SessionId, handle_of
 from sojourn.core.opened import Opened
@@ -156,7 +156,7 @@ class SessionManager:
 
     def has(self, capability: type) -> bool:
         """Tell whether the store has a *capability*, one of the protocols in :mod:`sojourn.core.capability`."""
-        return isinstance(self.blocking_store() if self._is_pair else self.store, capability)
+        return is_able(self.blocking_store() if self._is_pair else self.store, capability)
 
     def require(self, capability: type) -> None:
         """Raise ConfigurationError unless the store has a *capability*."""

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from sojourn.connect import connect
-from sojourn.core.capability import Examinable, Finding
+from sojourn.core.capability import Examinable, Finding, is_able
 from sojourn.drive import StorePair
 from sojourn.errors import ConfigurationError
 
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
 def examine(url: str) -> list[Finding]:
     """Return what the store that *url* names finds about itself. Raises ConfigurationError, StoreUnavailable."""
     store: Any = connect(url)
-    half = store.blocking if isinstance(store, StorePair) else store
-    if not isinstance(half, Examinable):
+    half: Any = store.blocking if isinstance(store, StorePair) else store
+    if not is_able(half, Examinable):
         raise ConfigurationError(f"{type(half).__name__} has nothing to examine")
     try:
         findings: list[Finding] = half.examine()

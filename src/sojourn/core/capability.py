@@ -213,6 +213,16 @@ class Examinable(Protocol):
         """Return a list of Finding; raise StoreUnavailable where the storage cannot be asked."""
 
 
+def is_able(store: object, capability: type) -> bool:
+    """Tell whether *store* has *capability*, one of the protocols above.
+
+    By names, since from Python 3.12 on isinstance passes over methods that a wrapper hands on (``drive.as_async``).
+    """
+    parts = [part for part in capability.__mro__ if part.__module__ == __name__]
+    names = [name for part in parts for name in vars(part) if not name.startswith("_")]
+    return all(callable(getattr(store, name, None)) for name in names)
+
+
 CapabilityOp = LoadMany | DeleteMany | Enlist | Delist | Find | Scan | Sweep | Acquire | Release
 
 Records = list[Record | None]

@@ -9,10 +9,20 @@ in stories are long, differences between times are many seconds, and no story sl
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 
-from sojourn.core.capability import Batched, Examinable, Find, Indexed, Lockable, Page, Purgeable, Scan, Scannable
+from sojourn.core.capability import (
+    Batched,
+    Examinable,
+    Find,
+    Indexed,
+    Lockable,
+    Page,
+    Purgeable,
+    Scan,
+    Scannable,
+    is_able,
+)
 from sojourn.core.ops import Create, Load, Performable
 from sojourn.errors import StoreUnavailable
 from sojourn.testing.fakes import START
@@ -34,16 +44,8 @@ def stories_for(capabilities: Iterable[type]) -> list[Story]:
 
 
 def capabilities_of(store: object) -> frozenset[type]:
-    """Return the capabilities whose methods *store* has, in whichever colour.
-
-    Asks for the methods one by one: from Python 3.12 on ``isinstance`` passes over those that a store hands on to
-    another by ``__getattr__``.
-    """
-    return frozenset(one for one in CAPABILITIES if all(callable(getattr(store, name, None)) for name in _methods(one)))
-
-
-def _methods(protocol: type) -> list[str]:
-    return [name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if not name.startswith("_")]
+    """Return the capabilities whose methods *store* has, in whichever colour."""
+    return frozenset(one for one in CAPABILITIES if is_able(store, one))
 
 
 def about(capability: type) -> Callable[[Story], Story]:
