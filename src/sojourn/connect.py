@@ -17,7 +17,7 @@ ENTRY_POINTS = "sojourn.stores"
 """Entry point group by which other packages add schemes: each names a callable from a URL to a store."""
 
 _REDIS = ("sojourn.store.redis.settings", "RedisUrl", "redis")
-_MEMCACHED = ("sojourn.store.memcached.settings", "MemcachedUrl", "memcached")
+_MEMCACHED = ("sojourn.store.memcached.settings", "MemcachedUrl", None)
 
 _CREDENTIALS = re.compile(r"//.*@")
 
@@ -27,6 +27,7 @@ _BUILT_IN = {
     "local": ("sojourn.store.local", "LocalStore", "local"),
     "memcached": _MEMCACHED,
     "memcacheds": _MEMCACHED,
+    "memcached+unix": _MEMCACHED,
     "unix": _REDIS,
     **{
         f"{server}{kind}": _REDIS

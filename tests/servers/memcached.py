@@ -95,7 +95,10 @@ class MemcachedServer(Server):
             raise Refused(answer.decode(errors="replace"))
 
     def _entries(self) -> Iterator[dict[str, str]]:
-        """Yield what the crawler tells of each item; it serves one asker at a time and says BUSY to others."""
+        """Yield what the crawler tells of each item; it serves one asker at a time and says BUSY to others.
+
+        It walks the table of keys. The other walk, ``metadump all``, passes over items that were read a moment ago.
+        """
         rows: list[str] = []
         until(lambda: self._crawled(rows), "the crawler has time")
         for row in rows:
@@ -103,7 +106,7 @@ class MemcachedServer(Server):
 
     def _crawled(self, rows: list[str]) -> bool:
         try:
-            rows[:] = self._list(b"lru_crawler metadump all")
+            rows[:] = self._list(b"lru_crawler metadump hash")
         except Refused as error:
             if str(error).startswith("BUSY"):
                 return False

@@ -3,8 +3,6 @@
 ``BROKEN_CAPABILITIES`` says of each which stories must reject it.
 """
 
-# ruff: noqa: D102  each class says what is wrong with it
-
 from __future__ import annotations
 
 import time

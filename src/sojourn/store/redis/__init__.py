@@ -1,0 +1,1 @@
+"""Sessions on Redis or Valkey: one server, Sentinel or Cluster, in both colours."""
