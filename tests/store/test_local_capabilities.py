@@ -345,20 +345,20 @@ def test_a_disk_with_room_is_no_finding(on_disk: Path) -> None:
 
 def test_a_disk_that_commits_do_not_wait_for_is_a_finding(on_disk: Path) -> None:
     store = LocalStore(on_disk, sync=False, max_size=64 * MIB)
-    assert what(store) == ["PATH is on a disk, and commits do not wait for it (sync=no)"]
+    assert what(store) == ["PATH is on a disk, and commits do not wait for it (sync=no)."]
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs"])
 def test_a_file_system_of_a_network_is_a_finding(on_disk: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(examination, "file_system_of", lambda path: kind)
-    assert what(LocalStore(on_disk, max_size=64 * MIB)) == [f"PATH is on a file system of a network ({kind})"]
+    assert what(LocalStore(on_disk, max_size=64 * MIB)) == [f"PATH is on a file system of a network ({kind})."]
 
 
 def test_memory_is_a_finding_where_a_path_was_named_and_none_where_it_was_not(
     on_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(examination, "file_system_of", lambda path: "tmpfs")
-    assert what(LocalStore(on_disk, max_size=64 * MIB)) == ["PATH is in memory (tmpfs)"]
+    assert what(LocalStore(on_disk, max_size=64 * MIB)) == ["PATH is in memory (tmpfs)."]
     close_all()
     monkeypatch.setattr("sojourn.store.local.memory_backed_path", lambda: on_disk)
     assert what(LocalStore(max_size=64 * MIB)) == []
@@ -371,7 +371,7 @@ def test_a_max_size_that_is_nearly_reached_is_a_finding(on_disk: Path) -> None:
     while (findings := what(store)) == [] and number < 10_000:
         for _ in range(20):
             store.create(a_key(number := number + 1), a_record(values={"x": b"x" * 1900}))
-    assert findings[0].endswith("% of max_size=4194304 are used in PATH")
+    assert findings[0].endswith("% of max_size=4194304 are used in PATH.")
     assert 90 <= int(findings[0].split()[0]) < 95
 
 
@@ -380,11 +380,11 @@ def test_a_max_size_that_is_nearly_reached_is_a_finding(on_disk: Path) -> None:
 def test_little_room_on_a_real_file_system_is_a_finding() -> None:
     with small_disk("32m") as disk:
         store = a_store(disk / "sessions", max_size=64 * MIB)
-        assert what(store) == ["PATH is in memory (tmpfs)"]
+        assert what(store) == ["PATH is in memory (tmpfs)."]
         (disk / "other").write_bytes(bytes(30 * MIB))
         words = what(store)
-        assert words[0] == "PATH is in memory (tmpfs)"
-        assert words[1].endswith("% of the file system of PATH are free")
+        assert words[0] == "PATH is in memory (tmpfs)."
+        assert words[1].endswith("% of the file system of PATH are free.")
 
 
 @as_root

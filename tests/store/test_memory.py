@@ -147,7 +147,7 @@ def test_a_lock_is_free_at_the_very_end_of_its_time_without_any_sweep(store: Mem
 
 
 def test_the_one_finding_is_that_it_is_one_process(store: MemoryStore) -> None:
-    assert [finding.what for finding in store.examine()] == ["sessions are in the memory of one process"]
+    assert [finding.what for finding in store.examine()] == ["Sessions are in the memory of one process."]
 
 
 # -- settings and threads --------------------------------------------------------------------------------------

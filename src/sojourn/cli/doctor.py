@@ -14,9 +14,12 @@ from sojourn.errors import ConfigurationError
 ENVIRONMENT = "env:"  # so that a password stands neither in the list of processes nor in the shell's history
 
 
+FOUND = 3  # the exit status for findings: another than for a store that cannot be asked
+
+
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this command to the command line."""
-    about = "say what in a store's set-up puts sessions at risk; status 1 if there is something"
+    about = "say what in a store's set-up puts sessions at risk; status 3 if there is something"
     parser = commands.add_parser("doctor", help=about, description=about)
     parser.add_argument("store", help="a store URL, or env:NAME for a variable of the environment that holds one")
     parser.set_defaults(run=run)
@@ -26,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Examine the store and print what was found; return the exit status."""
     findings = examine(_url(args.store))
     print(render(findings))
-    return 1 if findings else 0
+    return FOUND if findings else 0
 
 
 def examine(url: str) -> list[Finding]:

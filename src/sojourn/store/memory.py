@@ -150,9 +150,9 @@ class MemoryStore:
         """Return one finding, whatever there is: nothing here can tell whether there are other processes."""
         return [
             Finding(
-                "sessions are in the memory of one process",
-                "other worker processes and other hosts see none of them, and a restart ends them all",
-                "with more than one process use local: on one host, or a session server for several",
+                "Sessions are in the memory of one process.",
+                "Other worker processes and other hosts see none of them, and a restart ends them all.",
+                "With more than one process use local: on one host, or a session server for several.",
             )
         ]
 

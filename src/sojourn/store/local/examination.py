@@ -28,21 +28,21 @@ def examine(path: Path, *, chosen: bool, sync: bool, used: int, max_size: int) -
 def _findings(path: Path, kind: str | None, chosen: bool, sync: bool, used: int, max_size: int) -> Iterator[Finding]:
     if kind in _NETWORK:
         yield Finding(
-            f"{path} is on a file system of a network ({kind})",
-            "LMDB needs memory that all workers share: two hosts, or a cached page, can damage the file",
-            "name a directory of this host's own disk, or local: for memory",
+            f"{path} is on a file system of a network ({kind}).",
+            "LMDB needs memory that all workers share: two hosts, or a cached page, can damage the file.",
+            "Name a directory of this host's own disk, or local: for memory.",
         )
     if chosen and kind in _MEMORY:
         yield Finding(
-            f"{path} is in memory ({kind})",
-            "a reboot ends every session of this host, though a path was named",
-            "name a directory on a disk, or write local: where that is meant",
+            f"{path} is in memory ({kind}).",
+            "A reboot ends every session of this host, though a path was named.",
+            "Name a directory on a disk, or write local: where that is meant.",
         )
     if kind not in _MEMORY and not sync:
         yield Finding(
-            f"{path} is on a disk, and commits do not wait for it (sync=no)",
-            "a power cut or a crash of the system can lose the last commits, logouts among them, or damage the file",
-            "use sync=yes, unless that was measured to be too slow and such a loss is bearable",
+            f"{path} is on a disk, and commits do not wait for it (sync=no).",
+            "A power cut or a crash of the system can lose the last commits, logouts among them, or damage the file.",
+            "Use sync=yes, unless that was measured to be too slow and such a loss is bearable.",
         )
     yield from _room(path, used, max_size)
 
@@ -51,15 +51,15 @@ def _room(path: Path, used: int, max_size: int) -> Iterator[Finding]:
     found = os.statvfs(path)
     if found.f_blocks and found.f_bavail < LITTLE * found.f_blocks:
         yield Finding(
-            f"{100 * found.f_bavail // found.f_blocks} % of the file system of {path} are free",
-            "when it is full no session can begin or grow: visitors get 503",
-            "make room there, make it larger, or name another directory",
+            f"{100 * found.f_bavail // found.f_blocks} % of the file system of {path} are free.",
+            "When it is full no session can begin or grow: visitors get 503.",
+            "Make room there, make it larger, or name another directory.",
         )
     if used > (1 - LITTLE) * max_size:
         yield Finding(
-            f"{100 * used // max_size} % of max_size={max_size} are used in {path}",
-            "when it is full no session can begin or grow: visitors get 503",
-            "raise max_size on every worker, or let sessions end sooner",
+            f"{100 * used // max_size} % of max_size={max_size} are used in {path}.",
+            "When it is full no session can begin or grow: visitors get 503.",
+            "Raise max_size on every worker, or let sessions end sooner.",
         )
 
 
