@@ -37,6 +37,8 @@ def run(flow: Flow[T], store: Store) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+    finally:
+        flow.close()
 
 
 async def arun(flow: Flow[T], store: AsyncStore) -> T:
@@ -53,6 +55,8 @@ async def arun(flow: Flow[T], store: AsyncStore) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+    finally:
+        flow.close()
 
 
 def as_async(store: Store) -> AsyncStore:
@@ -72,6 +76,11 @@ class StorePair:
 
     def __init__(self, blocking: Callable[[], Store], loop: Callable[[], AsyncStore]) -> None:
         self._make_blocking, self._make_loop = blocking, loop
+
+    @property
+    def made(self) -> Store | AsyncStore:
+        """A colour that was asked for already; the blocking one where none was."""
+        return self.loop if "loop" in vars(self) and "blocking" not in vars(self) else self.blocking
 
     @cached_property
     def blocking(self) -> Store:
@@ -106,6 +115,11 @@ class _Waitless:
 
     async def delete(self, key: bytes, base: int | None = None) -> Written:
         return self._store.delete(key, base)
+
+    async def aclose(self) -> None:
+        """Close the store where it has something to close; its next operation opens it again."""
+        if callable(close := getattr(self._store, "close", None)):
+            close()
 
     def __getattr__(self, name: str) -> Any:
         """Give each capability that the store has, and none that it lacks, as a coroutine function."""

@@ -158,12 +158,11 @@ class ExclusiveBlock:
 
 
 def _pauses(wait: float, random: Callable[[int], bytes]) -> Iterator[float]:
-    """Yield the seconds to pause after each attempt that fails; all together not much more than *wait*."""
-    left, pause = wait, FIRST_PAUSE
-    while left > 0:
-        taken = min(left, pause * (0.5 + random(1)[0] / 255))
-        yield taken
-        left, pause = left - taken, min(LONGEST_PAUSE, pause * GROWTH)
+    """Yield the seconds to pause after each attempt that fails, until *wait* is over; the store's time counts."""
+    end, pause = time.monotonic() + wait, FIRST_PAUSE
+    while (left := end - time.monotonic()) > 0:
+        yield min(left, pause * (0.5 + random(1)[0] / 255))
+        pause = min(LONGEST_PAUSE, pause * GROWTH)
     yield 0.0
 
 

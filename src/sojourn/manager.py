@@ -5,36 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from sojourn.codec import Codec
 from sojourn.connect import connect
 from sojourn.core import lifecycle, principals
-from sojourn.core.capability import Indexed, Lockable, Scannable, is_able
+from sojourn.core.capability import CAPABILITIES, Indexed, Lockable, Scannable, is_able
 from sojourn.core.delta import Resolver
 from sojourn.core.ids import ID_BYTES, SessionId, handle_of
-from sojourn.core.opened import Opened
+from sojourn.core.opened import Opened, Standing
 from sojourn.core.ops import AsyncStore, Flow, Store
 from sojourn.core.outcome import KEEP, Action, Event, Happened, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.principals import SessionInfo
-from sojourn.core.session import Session
+from sojourn.core.session import Session, check_principal
 from sojourn.core.terms import Terms
 from sojourn.drive import StorePair, arun, as_async, run
 from sojourn.errors import ConfigurationError, SessionNotFetched, StoreUnavailable
 from sojourn.exclusive import ExclusiveBlock
-from sojourn.transport.caching import forbid_shared_caching, overrides_cache_control, vary
 from sojourn.transport.cookie import MOST_VALUES, Cookie
+from sojourn.transport.response import Headers, tell
 
 if TYPE_CHECKING:
     from sojourn.crypto.at_rest import Vault
     from sojourn.crypto.keyring import Source
 
 T = TypeVar("T")
-
-Headers = list[tuple[str, str]]
 
 Read = Callable[[Any], Iterable[str | bytes]]
 """Finds the Cookie header fields in what an adapter has of a request, when asked: who never looks never reads."""
@@ -54,19 +52,6 @@ _WARNINGS = frozenset(
     }
 )
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-
-
-class Transport(Protocol):
-    """How a token travels: out of a request's headers, and into a response as a header value."""
-
-    def read(self, headers: Iterable[str | bytes]) -> tuple[str, ...]:
-        """Return the distinct tokens that the request carries."""
-
-    def issue(self, token: str, max_age: float | None = None, *, now: float | None = None) -> str:
-        """Return the header value that hands out *token*."""
-
-    def expire(self) -> str:
-        """Return the header value that takes the token back."""
 
 
 class SessionManager:
@@ -124,9 +109,8 @@ class SessionManager:
         if outage not in ("fail", "anonymous"):
             raise ConfigurationError(f"outage is {outage!r}; use 'fail' or 'anonymous'")
         self.outage = outage
-        for needed in (*needs, *([Indexed] if self.policy.max_sessions else ())):
+        for needed in (*_capabilities(needs), *([Indexed] if self.policy.max_sessions else ())):
             self.require(needed)
-        self._tag_of = partial(principals.tag_of, namespace=namespace) if self.has(Indexed) else None
         self._resolvers = {key: _on_bytes(self.codec, key, resolve) for key, resolve in (resolvers or {}).items()}
         self._on_event = on_event
         self._clock = clock
@@ -156,18 +140,21 @@ class SessionManager:
 
     def has(self, capability: type) -> bool:
         """Tell whether the store has a *capability*, one of the protocols in :mod:`sojourn.core.capability`."""
-        return is_able(self.blocking_store() if self._is_pair else self.store, capability)
+        return is_able(self._any_half(), capability)
 
     def require(self, capability: type) -> None:
         """Raise ConfigurationError unless the store has a *capability*."""
         if not self.has(capability):
-            name = type(self.blocking_store() if self._is_pair else self.store).__name__
+            name = type(self._any_half()).__name__
             raise ConfigurationError(
                 f"{name} is not {capability.__name__}, and that is asked for; choose a store that is (docs/choose.md)"
             )
 
     def close(self) -> None:
-        """Close the store's connections, for an application that ends or a test. Blocking."""
+        """Close the store's connections, for an application that ends or a test. Blocking.
+
+        On an event loop it is :meth:`aclose`. Raises ConfigurationError for an async store.
+        """
         if callable(close := getattr(self.blocking_store(), "close", None)):
             close()
 
@@ -175,6 +162,13 @@ class SessionManager:
         """Close the store's connections of the running event loop."""
         if callable(close := getattr(self.loop_store(), "aclose", None)):
             await close()
+
+    def _any_half(self) -> Store | AsyncStore:
+        return self.store.made if isinstance(self.store, StorePair) else cast(Store, self.store)
+
+    @cached_property
+    def _tag_of(self) -> Callable[[str], bytes] | None:
+        return partial(principals.tag_of, namespace=self.namespace) if self.has(Indexed) else None
 
     def run(self, flow: Flow[T]) -> T:
         """Run *flow* on the store, blocking; with *keys*, through the vault."""
@@ -210,9 +204,15 @@ class SessionManager:
 
         Raises StoreUnavailable.
         """
-        if not session.looked and isinstance(session.opener, _Unfetched):
-            session.supply(await self._fetched(session.opener.read, session.opener.source))
-            session.opened  # noqa: B018  a look: whoever fetches wants to know whether it worked
+        if session.looked or not isinstance(opener := session.opener, _Unfetched):
+            return
+        try:
+            opened = (await self._fetched(opener.read, opener.source))()
+        except StoreUnavailable as error:
+            session.asked, opener.error = True, error
+            raise
+        session.supply(lambda: opened)
+        session.opened  # noqa: B018  a look, since whoever fetches answers by what was found
 
     def open(self, cookies: Iterable[str | bytes]) -> Flow[Opened]:
         """Return the flow that finds the session which the request's Cookie header fields open."""
@@ -270,17 +270,9 @@ class SessionManager:
 
         For a session that was looked at; *scheme* and *host* are the request's, for the warning about plain http.
         """
-        headers = _merged(headers, "vary", vary(_values(headers, "vary")))
-        if outcome.action is Action.KEEP:
-            return headers
         if outcome.action is Action.ISSUE:
-            assert outcome.id is not None
             self._warn_of_plain_http(scheme, host)
-            line = self.cookie.issue(outcome.id.public, outcome.cookie_age, now=self._clock())
-        else:
-            line = self.cookie.expire()
-        headers = _merged(headers, "cache-control", forbid_shared_caching(_values(headers, "cache-control")))
-        return [*(field for field in headers if not self._is_undone_by(*field)), ("set-cookie", line)]
+        return tell(outcome, headers, self.cookie, self._clock())
 
     # -- all sessions of one principal -----------------------------------------------------------------------
 
@@ -332,8 +324,16 @@ class SessionManager:
             level = logging.WARNING if event.kind in _WARNINGS else logging.INFO
             _log.log(level, "%s session=%s keys=%r", event.kind, event.session, event.keys)
             if self._on_event:
-                self._on_event(event)
+                self._tell(event)
         return outcome
+
+    def _tell(self, event: Event) -> None:
+        """Call the application's listener. It fails alone: what happened is stored, and the browser must hear of it."""
+        try:
+            assert self._on_event is not None
+            self._on_event(event)
+        except Exception:
+            _log.exception("on_event failed at %s session=%s", event.kind, event.session)
 
     def _open_now(self, read: Read, source: object) -> Opened:
         try:
@@ -363,6 +363,7 @@ class SessionManager:
 
     def _live(self, principal: str) -> Flow[list[principals.Live]]:
         self.require(Indexed)
+        check_principal(principal)
         tag = principals.tag_of(principal, self.namespace)
         return principals.live_sessions(tag, principal, self.policy, self._clock())
 
@@ -371,24 +372,27 @@ class SessionManager:
 
     def _revoke(self, principal: str, keep: Session | None, only: str | None) -> Flow[int]:
         self.require(Indexed)
-        kept = _key_of(keep)
-        return principals.revoke(
-            principals.tag_of(principal, self.namespace),
-            lambda key: key != kept and (only is None or handle_of(key) == only),
-        )
+        check_principal(principal)
+        tag, terms = principals.tag_of(principal, self.namespace), self.terms()
+        kept = yield from lifecycle.keys_of(_key_of(keep), terms)
+        if only is None:
+            return (yield from principals.revoke(tag, lambda key: key not in kept))
+        live = yield from principals.live_sessions(tag, principal, self.policy, terms.now)
+        named = [one for one in live if handle_of(one.key) == only and one.key not in kept]
+        ended = 0
+        for one in named:
+            outcome = yield from lifecycle.end(Opened(Standing.OWN, key=one.key, record=one.record), terms)
+            ended += outcome.action is Action.EXPIRE
+        return ended
 
     def _revoke_all(self, keep: Session | None) -> Flow[int]:
         self.require(Scannable)
-        kept = _key_of(keep)
-        return principals.revoke_all((kept,) if kept else ())
+        kept = yield from lifecycle.keys_of(_key_of(keep), self.terms())
+        return (yield from principals.revoke_all(kept))
 
     def _revoked(self, count: int) -> int:
         self.report(Outcome(events=(Event(Happened.REVOKED),)) if count else KEEP)
         return count
-
-    def _is_undone_by(self, name: str, value: str) -> bool:
-        """Tell whether a field of the application's would set our cookie too, or overrule its ``no-store``."""
-        return overrides_cache_control(name) or (name.lower() == "set-cookie" and self.cookie.owns(value))
 
     def _new_id(self) -> SessionId:
         return SessionId.from_random(self._random(ID_BYTES), self.namespace)
@@ -431,6 +435,14 @@ def _is_store(store: object) -> bool:
     return isinstance(store, (str, StorePair)) or hasattr(store, "load")
 
 
+def _capabilities(needs: Iterable[type]) -> Iterable[type]:
+    wanted = tuple(needs) if isinstance(needs, Iterable) else (None,)
+    if not set(wanted) <= set(CAPABILITIES):
+        names = ", ".join(known.__name__ for known in CAPABILITIES)
+        raise ConfigurationError(f"needs takes capabilities ({names}) in a list, not {needs!r}")
+    return wanted
+
+
 def _vault(keys: Source, namespace: str, clock: Callable[[], float], random: Callable[[int], bytes]) -> Vault:
     from sojourn.crypto.at_rest import Vault  # noqa: PLC0415  the driver is an extra
     from sojourn.crypto.keyring import key_ring  # noqa: PLC0415
@@ -451,8 +463,12 @@ class _Unfetched:
 
     def __init__(self, read: Read, source: object) -> None:
         self.read, self.source = read, source
+        self.error: StoreUnavailable | None = None
+        """Why the last attempt failed; the next one asks again."""
 
     def __call__(self) -> Opened:
+        if self.error:
+            raise self.error
         raise SessionNotFetched(
             "this path is excluded from fetching the session beforehand, and a look cannot wait for the store: "
             "await session.fetch() first, or take the path out of exclude="
@@ -476,14 +492,3 @@ def _on_bytes(codec: Codec, key: str, resolve: ValueResolver) -> Resolver:
         return None if answer is None else codec.encode(answer, key)
 
     return resolver
-
-
-def _values(headers: Headers, name: str) -> Sequence[str]:
-    return [value for key, value in headers if key.lower() == name]
-
-
-def _merged(headers: Headers, name: str, value: str | None) -> Headers:
-    """Return *headers* with one field *name*; as they are when there is nothing to change."""
-    if value is None:
-        return headers
-    return [*(field for field in headers if field[0].lower() != name), (name, value)]

@@ -84,7 +84,7 @@ class SessionMiddleware:
             if begun:
                 streamed = streamed or message.get("more_body", False)
             elif message["type"] in BEGINS:
-                if session.looked:
+                if session.asked:
                     message = await self._commit(session, scope, message)
                 begun, failed = True, message.get("status", 200) >= FAILED
                 session.seal() if scope["type"] == "http" else session.reopen()

@@ -108,7 +108,7 @@ class Sessions(SessionInterface):
         assert isinstance(session, FlaskSession)
         manager: SessionManager = app.extensions[EXTENSION]
         streamed, failed = response.is_streamed, response.status_code >= FAILED
-        if session.looked:
+        if session.asked:
             try:
                 self._commit(manager, session, response)
             except Refusing as error:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sojourn.adapters.refusal import FAILED, Refused, Refusing, refusal
 from sojourn.core.outcome import KEEP, Outcome
 from sojourn.core.session import Session
-from sojourn.manager import Headers, SessionManager, configured
+from sojourn.manager import SessionManager, configured
+from sojourn.transport.response import Headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -64,7 +65,7 @@ class _Exchange:
 
     def start_committed(self, status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
         """Commit, then start the response. A second call, for an error page, carries the first one's cookie."""
-        if self.session.looked:
+        if self.session.asked:
             if not self.begun and int(status[:3]) < FAILED:
                 self._outcome = self.manager.commit(self.session)
             scheme, host = self._environ["wsgi.url_scheme"], self._environ.get("HTTP_HOST", "")

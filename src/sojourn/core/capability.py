@@ -223,7 +223,7 @@ def is_able(store: object, capability: type) -> bool:
     return all(callable(getattr(store, name, None)) for name in names)
 
 
-CapabilityOp = LoadMany | DeleteMany | Enlist | Delist | Find | Scan | Sweep | Acquire | Release
+CAPABILITIES = (Batched, Indexed, Scannable, Purgeable, Lockable, Examinable)
 
 Records = list[Record | None]
 """What LoadMany answers."""

@@ -113,10 +113,10 @@ def commit(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
     ended = None
     if session.ending:
         _check_bounds(delta.set, terms.policy)  # what cannot begin is refused before anything ends
-        ended = yield from _end(session.ending, terms)
+        ended = yield from end(session.ending, terms)
         session.ended()
     outcome = yield from _write(session, opened, delta, terms)
-    if session.owed and outcome.action is Action.KEEP:
+    if session.owed and outcome.action is Action.KEEP and session.owed.id == session.opened.id:
         outcome = session.owed.after(*outcome.events)
     session.seal()
     return _told(ended, outcome).after(*opened.events)
@@ -132,7 +132,10 @@ def save(session: Session, terms: Terms) -> Flow[Outcome]:
     delta = session.delta()
     ended = KEEP
     if session.ending:
-        ended = yield from _end(session.ending, terms)
+        ended = yield from end(session.ending, terms)
+        if ended.action is Action.KEEP:
+            # Renewed meanwhile, and the grace is over: unlike at a commit, no browser's cookie says what is the matter.
+            ended = KEEP.after(Event(Happened.LOST, session.ending.id.handle if session.ending.id else None))
         session.ended()
     if not delta:
         return ended
@@ -150,7 +153,7 @@ def refresh(session: Session, terms: Terms) -> Flow[Outcome]:
     outcome = yield from store_early(session, session.delta(), terms)
     key, _ = session.opened.current()
     if found := (yield from _current(key, terms)):
-        session.rebase(session.opened._replace(key=found[0], record=found[1]), _NOTHING)
+        session.rebase(_at(session.opened, *found), _NOTHING)
         session.forget_others_values()
     return outcome
 
@@ -172,16 +175,17 @@ def store_early(session: Session, delta: Delta, terms: Terms) -> Flow[Outcome]:
 
 def _write(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     outcome = yield from _write_record(session, opened, delta, terms)
-    if session.principal and any(event.kind is Happened.LOGGED_IN for event in outcome.events):
-        yield from keep_to_bound(session.principal, terms)
-    return outcome
+    if not (session.principal and any(event.kind is Happened.LOGGED_IN for event in outcome.events)):
+        return outcome
+    ended = yield from keep_to_bound(session.principal, terms)
+    return outcome._replace(events=(*outcome.events, Event(Happened.REVOKED))) if ended else outcome
 
 
 def _write_record(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flow[Outcome]:
     login = session.rotation is Rotation.LOGIN
     if opened.record is None:
         if opened.standing is Standing.RETIRED and not login:
-            return KEEP.after(*_lost(opened, delta))
+            return _over(session, opened, delta)
         return (yield from _begin(session, delta, terms)) if delta.set or login else KEEP
     if login or (session.rotation and opened.standing is Standing.OWN):
         return (yield from _rotate(session, opened, delta, terms))
@@ -242,15 +246,16 @@ def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flo
         found = yield from _current(key, terms)
     for _ in range(ATTEMPTS):
         if found is None:
-            return KEEP.after(*_lost(opened, delta))
+            return _over(session, opened, delta)
         key, record = found
         merged = _merge(read, record.values, delta, terms)
         after = _next_version(record, merged.values, session, terms)
         answer = yield Update(key, after, record.version)
         if answer is Written.DONE:
             refreshed = _refreshes_cookie(session, opened, terms)
-            session.rebase(Opened(opened.standing, opened.id, key, after), delta)
-            return _reissue(opened, after, refreshed).after(*_conflicts(key, merged))
+            stored = _at(opened, key, after)
+            session.rebase(stored, delta)
+            return _reissue(stored, after, refreshed).after(*_conflicts(key, merged))
         found = (yield from _current(key, terms)) if answer is Written.STALE else None
     raise _too_many_conflicts()
 
@@ -290,7 +295,7 @@ def _rotate(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flo
     if not terms.policy.is_live(record, terms.now):
         found = yield from _current(key, terms)
     if found is None:
-        return KEEP.after(*_lost(opened, delta)) if renewal else (yield from _begin(session, delta, terms))
+        return _over(session, opened, delta) if renewal else (yield from _begin(session, delta, terms))
     _, old = found
     merged = _merge(_carried(session, opened), _carried(session, opened, old), delta, terms)
     new = _first_record(session, merged.values, terms, created_at=old.created_at if renewal else terms.now)
@@ -300,6 +305,7 @@ def _rotate(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flo
         return (yield from _retire(session, opened, found, (id, new), delta, terms))
     except (SessionConflict, SessionTooLarge):
         yield Delete(id.private)
+        yield from delist(id.private, new, terms)
         raise
 
 
@@ -322,6 +328,7 @@ def _retire(
     for _ in range(ATTEMPTS):
         if renewal and (found is None or found[0] != opened.key):
             yield Delete(id.private)
+            yield from delist(id.private, new, terms)
             return (yield from _land(session, opened, found, delta, terms))
         if found is None:
             return (yield from _stand_alone(session, id, new, delta))
@@ -345,8 +352,9 @@ def _land(
     session: Session, opened: Opened, found: tuple[bytes, Record] | None, delta: Delta, terms: Terms
 ) -> Flow[Outcome]:
     """Bring the changes of a renewal that lost against another one to the winner's record."""
+    session.owed = None  # a cookie with the old id would overwrite the winner's
     if found is None:
-        return KEEP.after(*_lost(opened, delta))
+        return _over(session, opened, delta)
     if not delta:
         return KEEP
     forwarded = opened._replace(standing=Standing.FORWARDED, id=None)
@@ -384,7 +392,7 @@ def _tombstone(old: Record, terms: Terms, successor: bytes | None) -> Record:
 # -- end -------------------------------------------------------------------------------------------------------
 
 
-def _end(opened: Opened, terms: Terms) -> Flow[Outcome]:
+def end(opened: Opened, terms: Terms) -> Flow[Outcome]:
     """Delete the session, also when it was renewed meanwhile: a logout never reports a false success.
 
     Where somebody else ended it first the browser is told nothing: its cookie may already be a new login's.
@@ -415,6 +423,12 @@ def _current(key: bytes, terms: Terms) -> Flow[tuple[bytes, Record] | None]:
     if found is None or not terms.policy.is_live(found, terms.now):
         return None
     return (yield from _follow(found, terms.policy, terms.now)) if found.retired else (key, found)
+
+
+def keys_of(key: bytes | None, terms: Terms) -> Flow[frozenset[bytes]]:
+    """Return *key* and the key to which a renewal has moved the session meanwhile."""
+    found = (yield from _current(key, terms)) if key else None
+    return frozenset({key, found[0]} if key and found else ())
 
 
 def _merge(read: Mapping[str, bytes], found: Mapping[str, bytes], delta: Delta, terms: Terms) -> Merged:
@@ -453,6 +467,23 @@ def _reissue(opened: Opened, record: Record, wanted: bool) -> Outcome:
     if not wanted or opened.id is None:
         return KEEP
     return Outcome(Action.ISSUE, opened.id, record.cookie_age)
+
+
+def _at(opened: Opened, key: bytes, record: Record) -> Opened:
+    """Return *opened* as it stands on *record* under *key*.
+
+    Another key says that it was renewed meanwhile: then the browser's id is an old one, which is neither told the new
+    one nor handed out again, since that would overwrite the new one's cookie.
+    """
+    if key == opened.key:
+        return opened._replace(record=record)
+    return opened._replace(standing=Standing.FORWARDED, id=None, key=key, record=record)
+
+
+def _over(session: Session, opened: Opened, delta: Delta) -> Outcome:
+    """Say nothing to the browser, not even what an exclusive block left to be said: its cookie may be a new login's."""
+    session.owed = None
+    return KEEP.after(*_lost(opened, delta))
 
 
 def _lost(opened: Opened, delta: Delta) -> tuple[Event, ...]:

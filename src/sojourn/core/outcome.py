@@ -34,7 +34,7 @@ class Happened(StrEnum):
     LOST = "lost"
     """The session ended, or its id was retired, before this request's changes could be stored."""
     REVOKED = "revoked"
-    """Sessions were ended from outside: a principal's, or all."""
+    """Sessions were ended from outside: a principal's, those beyond ``max_sessions``, or all."""
     OUTAGE = "outage"
     """The store could not answer, and by policy the visitor was served as an anonymous one."""
     LEASE_LOST = "lease-lost"

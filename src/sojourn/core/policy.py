@@ -50,6 +50,10 @@ class Policy:
     ) -> None:
         self.idle_timeout = seconds("idle_timeout", idle_timeout)
         self.lifetime = seconds("lifetime", lifetime)
+        """The longest life, from the login on. For as long a principal's session is listed: one that began before this
+
+        was raised may outlive its place there. So who raises it ends all sessions once (``SessionManager.revoke_all``).
+        """
         interval = min(MINUTE, self.idle_timeout / 10) if touch_interval is None else touch_interval
         self.touch_interval = seconds("touch_interval", interval)
         """A look is written down at most this often, so the idle timeout is exact to within this much."""
@@ -74,8 +78,10 @@ class Policy:
         if self.on_conflict not in ("last-wins", "refuse"):
             raise ConfigurationError(f"on_conflict is {self.on_conflict!r}; use 'last-wins' or 'refuse'")
         for name in ("max_bytes", "max_keys", "max_sessions"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1")
+            number = getattr(self, name)
+            if (number is None and name == "max_sessions") or (type(number) is int and number >= 1):
+                continue
+            raise ConfigurationError(f"{name} is {number!r}; it must be a whole number, at least 1")
 
     def expires_at(self, created_at: float, accessed_at: float) -> float:
         """Return the deadline: idle for too long or old enough, whichever comes first."""

@@ -77,8 +77,10 @@ class Session(MutableMapping[str, Any]):
 
     # Class attributes are the state of a session that nobody has looked at: most requests never look,
     # and for them building one costs two assignments.
+    asked = False
+    """True once the handler has tried to look at the session; the response then varies by cookie."""
     looked = False
-    """True once the handler has looked at the session in any way; the response then varies by cookie."""
+    """True once a look has succeeded: what is stored is known."""
     used_late = False
     """True once a value was handed out after the commit: a change inside it would be lost unless somebody saves."""
     _sealed = False
@@ -231,8 +233,7 @@ class Session(MutableMapping[str, Any]):
         An anonymous visitor's values are kept, all or only those that *keep* names. When somebody else was logged
         in, only those that *keep* names are. The old id opens nothing afterwards: whoever planted it gains nothing.
         """
-        if not (type(principal) is str and 0 < len(principal) <= MAX_PRINCIPAL):
-            raise ValueNotStorable(".principal", f"it must be a str of 1 to {MAX_PRINCIPAL} characters")
+        check_principal(principal)
         self._open_for_rotation()
         if keep is not None or self._principal not in (None, principal):
             self._carried = frozenset(keep or ())
@@ -282,16 +283,18 @@ class Session(MutableMapping[str, Any]):
 
         Otherwise this does nothing. Raises StoreUnavailable.
         """
-        if not (self.looked or self._sealed):
+        if self._sealed:
+            self._look()  # raises where it would be the first, before the store is asked in vain
+        if not self.looked:
             await self._keeper.fetch(self)
 
     def exclusive(self, wait: float = 2.0, lease: float = 30.0) -> Exclusive:
         """Return a context manager that lets one request at a time work on this session: ``with``, or ``async with``.
 
         It waits *wait* seconds at most, then raises SessionBusy. Entering fetches what others have stored meanwhile;
-        leaving stores the changes. Whoever holds it for longer than *lease* seconds may be joined by another: nothing
-        is lost then, since commits compare versions. A session that is not stored yet is nobody else's and needs no
-        lock. Raises ConfigurationError where the store has no locks.
+        leaving stores the changes. Two may be inside together when one holds it for longer than *lease* seconds, or has
+        the id from before a renewal; nothing is lost then, since commits compare versions. A session that is not stored
+        yet is nobody else's and needs no lock. Raises ConfigurationError where the store has no locks.
         """
         self._open_for_change()
         return self._keeper.exclusive(self, wait, lease)
@@ -425,6 +428,7 @@ class Session(MutableMapping[str, Any]):
                 "this is the first look at the session and the response has begun without Vary: Cookie, so a cache "
                 "could show it to others; look earlier, or call session.reopen() first"
             )
+        self.asked = True  # before the store may fail: who catches that answers by cookie all the same
         self._start_over(self._opener())
         self.looked = True
         del self._opener  # it holds the request's headers
@@ -465,6 +469,14 @@ class Session(MutableMapping[str, Any]):
         if self._late:
             raise SessionSealed("the response has begun, so the browser cannot be told a new id")
         self._open_for_change()
+
+
+def check_principal(principal: object) -> None:
+    """Raise ValueNotStorable for what cannot be a principal."""
+    if not (type(principal) is str and 0 < len(principal) <= MAX_PRINCIPAL):
+        raise ValueNotStorable(".principal", f"it must be a str of 1 to {MAX_PRINCIPAL} characters")
+    if any("\ud800" <= character <= "\udfff" for character in principal):
+        raise ValueNotStorable(".principal", "it has half a character (a lone surrogate), which UTF-8 cannot spell")
 
 
 _NOTHING = Delta()

@@ -34,9 +34,9 @@ def replies_in(*pieces: bytes) -> list[Reply]:
     reader, found = Replies(), []
     for piece in pieces:
         reader.feed(piece)
-        while (reply := reader.next()) is not None:
+        while (reply := reader.gets()) is not None:
             found.append(reply)
-    assert not reader
+    assert not reader.has_data()
     return found
 
 
@@ -84,7 +84,7 @@ def test_any_bytes_are_replies_or_refused_and_nothing_else(stream: bytes) -> Non
     reader = Replies()
     reader.feed(stream)
     try:
-        while reader.next() is not None:
+        while reader.gets() is not None:
             pass
     except Malformed:
         pass

@@ -92,6 +92,9 @@ WRONG = {
     "memcached://localhost?timeout=-1": "timeout='-1'",
     "memcached://localhost?timeout=nan": "timeout='nan'",
     "memcached://localhost?timeout=inf": "timeout='inf'",
+    "memcached://user:hunter\u21002@localhost": "cannot be read",
+    "memcached://user:x/hunter2@localhost": "no user and password",
+    "memcached://user:x?hunter2@localhost": "no user and password",
     "memcached://localhost?timeout=": "timeout=''",
     "memcached://localhost?connect_timeout=soon": "connect_timeout='soon'",
     "memcached://localhost?max_item=1": "max_item='1'",
@@ -108,7 +111,7 @@ WRONG = {
     "memcached://localhost?allow_insecure=true": "use yes or no",
     "memcached://localhost?ca=/etc/ca.pem": "memcacheds://",
     "memcacheds://localhost?ca=": "name a file",
-    "memcacheds://localhost?ca=/nowhere/ca.pem": "cannot be read",
+    "memcacheds://localhost?ca=/nowhere/ca.pem": "ca=/nowhere/ca.pem cannot be used",
     "memcacheds://localhost?key=/nowhere/key.pem": "give cert=",
 }
 
@@ -117,7 +120,7 @@ WRONG = {
 def test_a_wrong_setting_is_refused_with_its_name_and_the_cure(url: str) -> None:
     with pytest.raises(ConfigurationError, match=WRONG[url]) as raised:
         MemcachedUrl.from_url(url)
-    assert "hunter2" not in str(raised.value)
+    assert "hunter" not in str(raised.value)
 
 
 @pytest.mark.parametrize("url", ["memcached://cache-1", "memcached://localhost,10.0.0.7", "memcached://[2001:db8::1]"])

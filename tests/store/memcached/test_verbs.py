@@ -13,7 +13,6 @@ from tests.servers.certificates import issue
 from tests.servers.memcached import MemcachedServer, MemcachedServers
 from tests.servers.process import until
 from tests.store.memcached.callers import TlsServer, UnixServer, calling, secret_of
-from tests.store.memcached.harness import ends
 
 from sojourn.core.capability import Acquire, Batched, Examinable, Indexed, Lockable, Purgeable, Release, Scannable
 from sojourn.core.ops import Create, Delete, Load, Touch, Update, Written
@@ -101,7 +100,7 @@ def test_a_compared_delete_is_gone_at_once_and_leaves_nothing(server: MemcachedS
             assert server.get(Commands().name(a_key(number))) is None
             assert caller.do(Create(a_key(number), a_record())) is Written.DONE
             assert caller.do(Delete(a_key(number))) is Written.DONE
-        assert ends(server) == {}
+        assert server.expiries() == {}
 
 
 # -- how long --------------------------------------------------------------------------------------------------
@@ -125,7 +124,7 @@ def test_a_record_is_kept_for_its_life_and_a_minute(server: MemcachedServer, loo
 
 
 def _assert_kept(server: MemcachedServer, now: float, seconds: float) -> None:
-    (end,) = ends(server).values()
+    (end,) = server.expiries().values()
     assert -2 <= end - (now + seconds + SLACK) <= 3  # memcached's clock goes by seconds, and tells them from its start
 
 
@@ -134,7 +133,7 @@ def test_a_life_beyond_the_last_date_that_memcached_knows_is_not_over_at_once(se
     for number, (accessed, expires) in enumerate([(time.time(), 2**40), (2**31, 2**31 + 60 * DAY), (2**40, 2**41)]):
         assert store.create(a_key(number), a_record(accessed_at=accessed, expires_at=expires)) is Written.DONE
         assert store.load(a_key(number)) is not None
-    assert all(end > time.time() + 29 * DAY for end in ends(server).values())
+    assert all(end > time.time() + 29 * DAY for end in server.expiries().values())
     store.close()
 
 
@@ -237,8 +236,8 @@ def test_nothing_that_users_write_is_part_of_a_command(server: MemcachedServer, 
         assert caller.do(Acquire(key, text.encode(), 0, 5)) is True
         assert caller.do(Release(key, text.encode())) is True
         assert caller.do(Load(other)) == secret_of(other)
-        assert len(ends(server)) == 2
-        assert all(name.startswith(b"sojourn:") and len(name) == 72 for name in ends(server))
+        assert len(server.expiries()) == 2
+        assert all(name.startswith(b"sojourn:") and len(name) == 72 for name in server.expiries())
 
 
 def test_two_applications_with_different_prefixes_are_strangers(server: MemcachedServer, loop: bool) -> None:
@@ -334,6 +333,6 @@ def test_servers_share_the_sessions_and_each_is_on_one(servers: MemcachedServers
         keys = [a_key(number) for number in range(300)]
         caller.all([Create(key, secret_of(key)) for key in keys])
         assert caller.all([Load(key) for key in keys]) == [secret_of(key) for key in keys]
-        held = [set(ends(server)) for server in servers]
+        held = [set(server.expiries()) for server in servers]
         assert sum(map(len, held)) == 300
         assert all(60 < len(names) < 140 for names in held)

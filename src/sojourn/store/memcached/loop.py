@@ -23,8 +23,9 @@ from sojourn.store.memcached.commands import Commands, Flow
 from sojourn.store.memcached.examine import findings, report
 from sojourn.store.memcached.protocol import ErrorReply, Malformed, is_read
 from sojourn.store.memcached.settings import Address, MemcachedSettings
-from sojourn.store.memcached.trouble import Crowded, unavailable
+from sojourn.store.memcached.trouble import unavailable
 from sojourn.store.memcached.wire import Wire, dial
+from sojourn.store.multiplex import Lost
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ class AsyncMemcachedStore:
 
     A server that does not answer makes its own sessions unavailable, and no others: each has a connection of its own.
     """
+
+    waits = True
 
     def __init__(self, settings: MemcachedSettings) -> None:
         self._settings, self._placement = settings, settings.placement
@@ -133,19 +136,23 @@ class _Server:
             while True:
                 if wire is None or wire.cause:
                     wire, fresh = await self._connected(due), True
-                answer = await wire.call(request, due)
-                if isinstance(answer, Exception):
-                    if fresh or not _is_worth_repeating(request, answer):
-                        raise unavailable(self._name, answer, self._timeout) from answer
-                else:
-                    request, fresh = flow.send(answer), True
+                reply = await wire.call(request, due)
+                if not isinstance(reply, Lost):
+                    request, fresh = flow.send(reply), True
+                elif fresh or not _is_worth_repeating(request, reply):
+                    raise reply
         except StopIteration as end:
             result: T = end.value
             return result
-        except (OSError, ErrorReply, Malformed, Crowded) as error:
-            if wire is not None and not _in_step_after(error):
+        except Lost as lost:
+            raise self._unavailable(lost.__cause__ or lost) from lost.__cause__
+        except (OSError, ErrorReply, Malformed) as error:
+            if wire is not None and _is_out_of_step_after(error):
                 wire.close(error)
-            raise unavailable(self._name, error, self._timeout) from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: BaseException) -> StoreUnavailable:
+        return unavailable(self._name, error, self._timeout)
 
     async def aclose(self) -> None:
         """Close the connection, or the attempt to make it."""
@@ -181,18 +188,19 @@ class _Server:
             dialing.exception()  # looked at, also when all who waited have been cancelled
 
 
-def _is_worth_repeating(request: bytes, error: Exception) -> bool:
+def _is_worth_repeating(request: bytes, lost: Lost) -> bool:
     """Tell whether *request* may be sent again after its connection ended: a read, and its time is not over."""
-    return is_read(request) and isinstance(error, OSError) and not isinstance(error, TimeoutError)
+    cause = lost.__cause__
+    return is_read(request) and isinstance(cause, OSError) and not isinstance(cause, TimeoutError)
 
 
-def _in_step_after(error: Exception) -> bool:
-    """Tell whether the next reply on the connection still answers the next request.
+def _is_out_of_step_after(error: Exception) -> bool:
+    """Tell whether the next reply on the connection may not be the one to the next request.
 
-    Not when memcached took a request for something else: what it makes of the rest of it is anybody's guess.
+    So when memcached took a request for something else: what it makes of the rest of it is anybody's guess.
     """
-    return isinstance(error, Crowded) or (
-        isinstance(error, ErrorReply) and not str(error).startswith(("CLIENT", "ERROR"))
+    return isinstance(error, Malformed) or (
+        isinstance(error, ErrorReply) and str(error).startswith(("CLIENT", "ERROR"))
     )
 
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 from sojourn.store.memcached.commands import Flow
 from sojourn.store.memcached.protocol import ErrorReply, Malformed, Replies, Reply, is_read
 from sojourn.store.memcached.settings import Address, MemcachedSettings
-from sojourn.store.memcached.trouble import Crowded, unavailable
+from sojourn.store.memcached.trouble import unavailable
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Pool:
         due = monotonic() + self._timeout
         try:
             return self._run(flow, request, due)
-        except (OSError, ErrorReply, Malformed, Crowded) as error:
+        except (OSError, ErrorReply, Malformed) as error:
             raise unavailable(self.server, error, self._timeout) from error
 
     def close(self) -> None:
@@ -147,14 +147,14 @@ class Connection:
         sock.settimeout(_left(due))
         sock.sendall(request)
         fresh = len(request) <= AT_ONCE  # then sending took no time, and the time limit needs no system call
-        while (reply := replies.next()) is None:
+        while (reply := replies.gets()) is None:
             if not fresh:
                 sock.settimeout(_left(due))
             if not (data := sock.recv(PIECE)):
                 raise ConnectionResetError("the server has closed the connection")
             replies.feed(data)
             fresh = False
-        if replies:
+        if replies.has_data():
             raise Malformed("more than was asked for")
         return reply
 
@@ -171,7 +171,7 @@ def _take(permits: SimpleQueue[None], due: float, size: int) -> None:
     try:
         permits.get(timeout=max(due - monotonic(), 0.0))
     except Empty:
-        raise Crowded(f"all {size} connections of this process (pool=) were in use for the whole time") from None
+        raise BlockingIOError(f"all {size} connections of this process (pool=) were in use all the time") from None
 
 
 def _left(due: float) -> float:

@@ -79,7 +79,10 @@ def is_read(request: bytes) -> bool:
 
 
 class Replies:
-    """Cuts what a connection receives into replies. A large one costs no more for coming in many pieces."""
+    """Cuts what a connection receives into replies. A large one costs no more for coming in many pieces.
+
+    Its methods are called as those of hiredis's Reader for Redis, so that `multiplex` can use either.
+    """
 
     def __init__(self) -> None:
         self._received: bytes | bytearray = b""
@@ -88,18 +91,18 @@ class Replies:
 
     def feed(self, data: bytes) -> None:
         """Take what was received."""
-        if not self:
+        if not self.has_data():
             self._received, self._at = data, 0  # as it is: most replies come in one piece
             return
         if not isinstance(self._received, bytearray) or self._at:
             self._received, self._at = bytearray(self._received[self._at :]), 0
         self._received += data
 
-    def __len__(self) -> int:
-        """Return how many bytes were received and belong to no reply yet."""
-        return len(self._received) - self._at
+    def has_data(self) -> bool:
+        """Tell whether something was received that belongs to no reply yet."""
+        return len(self._received) > self._at
 
-    def next(self) -> Reply | None:
+    def gets(self) -> Reply | None:
         """Return the next reply, or None until more is fed. Raises Malformed."""
         if len(self._received) - self._at < self._needed:
             return None
@@ -118,7 +121,7 @@ class Replies:
         return line
 
     def _check_unfinished_line(self) -> None:
-        if len(self) > LONGEST_LINE:
+        if len(self._received) - self._at > LONGEST_LINE:
             raise Malformed("a line without end")
 
     def _item(self, value: re.Match[bytes]) -> Item | None:

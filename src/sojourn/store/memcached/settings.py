@@ -15,6 +15,7 @@ from sojourn.drive import StorePair
 from sojourn.errors import ConfigurationError
 from sojourn.store.memcached.commands import MAX_ITEM, PREFIX
 from sojourn.store.memcached.placement import Placement
+from sojourn.store.tls import context_of
 
 PORT = 11211
 TIMEOUT = 1.0  # seconds that a call may take
@@ -96,16 +97,8 @@ class MemcachedSettings:
 
     @cached_property
     def tls_context(self) -> ssl.SSLContext | None:
-        """What verifies the servers; None without TLS. There is no way to have it verify nothing."""
-        if not self.tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            if self.cert:
-                context.load_cert_chain(self.cert, self.key)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigurationError(f"the certificates in the store URL cannot be read: {error}") from error
-        return context
+        """What verifies the servers; None without TLS."""
+        return context_of("the store URL", self.ca, self.cert, self.key) if self.tls else None
 
     def _check_tls(self) -> None:
         if not self.tls and (self.ca or self.cert or self.key):
@@ -157,10 +150,17 @@ def _parts(url: str) -> SplitResult:
         raise ConfigurationError("the store URL holds spaces or control characters; write them as %20 and so on")
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"the store URL cannot be read: {error}; put IPv6 addresses into [ ]") from error
+    except ValueError:  # whose text may repeat the URL
+        raise ConfigurationError(
+            "the store URL cannot be read; put IPv6 addresses into [ ], and use ASCII in the names of hosts"
+        ) from None
     if parts.fragment:
         raise ConfigurationError("a memcached URL has no #; write it as %23")
+    if "@" in parts.netloc + (parts.path if parts.netloc else "") + parts.query:
+        # Looked at first, since other messages would show a part of what may be a password.
+        raise ConfigurationError(
+            "memcached takes no user and password here; remove what stands before the @, or write it as %40"
+        )
     return parts
 
 
@@ -169,8 +169,6 @@ def _addresses(parts: SplitResult) -> tuple[Address, ...]:
         return (_socket(parts),)
     if parts.path.strip("/"):
         raise ConfigurationError(f"a memcached URL has no path, and this one has {parts.path!r}; give prefix= instead")
-    if "@" in parts.netloc:
-        raise ConfigurationError("memcached takes no user and password here; remove what stands before the @")
     if not parts.netloc:
         raise ConfigurationError(f"{parts.scheme}: names no server; write {parts.scheme}://host")
     return tuple(map(_address, parts.netloc.split(",")))

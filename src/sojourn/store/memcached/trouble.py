@@ -8,20 +8,16 @@ from sojourn.errors import StoreUnavailable
 from sojourn.store.memcached.protocol import ErrorReply, Malformed
 
 
-class Crowded(Exception):
-    """So many calls wait for this server already that another could not be served in time."""
-
-
-def unavailable(server: str, error: Exception, seconds: float) -> StoreUnavailable:
+def unavailable(server: str, error: BaseException, seconds: float) -> StoreUnavailable:
     """Return what to raise from *error*, which happened to a call that had so many *seconds*."""
     return StoreUnavailable(f"{server} {_what(error, seconds)}")
 
 
-def _what(error: Exception, seconds: float) -> str:
+def _what(error: BaseException, seconds: float) -> str:
     match error:
         case TimeoutError():
             return f"did not answer within {seconds:g} s"
-        case Crowded():
+        case BlockingIOError():  # so much waits already that nothing was sent
             return f"cannot be asked: {error}"
         case ErrorReply():
             return f"answered {str(error)!r}{_cure(str(error))}"

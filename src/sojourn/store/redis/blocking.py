@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import re
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,12 +27,11 @@ from redis.retry import Retry
 from sojourn.core.capability import Finding, Page, Records
 from sojourn.core.ops import Written
 from sojourn.core.record import Record
-from sojourn.errors import ConfigurationError
 from sojourn.store.redis import commands
+from sojourn.store.redis.client_blocking import Client, servers_of
 from sojourn.store.redis.commands import PREFIX, Command, Commands, with_source
 from sojourn.store.redis.examine import QUESTIONS, Link, findings
 from sojourn.store.redis.failures import DRIVER_ERRORS, unavailable
-from sojourn.store.redis.lent import Client, servers_of
 from sojourn.store.redis.pool import Connector, Pool, Reply
 from sojourn.store.redis.servers import Cluster, One, Sentinels, Servers, Shard
 from sojourn.store.redis.settings import RedisSettings, check_prefix
@@ -264,20 +262,9 @@ def _connector(settings: RedisSettings, db: int, username: str | None, password:
         kind = redis.UnixDomainSocketConnection
         options["path"] = settings.path
     elif settings.tls:
-        _check_certificates(settings)
+        settings.tls_context()  # read once now; each connection does it again, so new files need no restart
         kind = redis.SSLConnection
         options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True, "ssl_ca_certs": settings.ca}
         options |= {"ssl_certfile": settings.cert, "ssl_keyfile": settings.key}
     local_only = not (settings.tls or password or settings.allow_insecure)
     return Connector(kind, options, settings.timeout, settings.connect_timeout, local_only)
-
-
-def _check_certificates(settings: RedisSettings) -> None:
-    """Read them once now; each connection reads them again, so that new ones are taken without a restart."""
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-        if settings.cert:
-            context.load_cert_chain(settings.cert, settings.key)
-    except OSError as error:
-        files = ", ".join(f"{name}={path}" for name in ("ca", "cert", "key") if (path := getattr(settings, name)))
-        raise ConfigurationError(f"{settings.masked}: {files} cannot be used ({error}); each is a PEM file") from error

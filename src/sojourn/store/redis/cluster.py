@@ -14,9 +14,10 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from sojourn.store.multiplex import Lost
 from sojourn.store.redis.commands import Command
-from sojourn.store.redis.topology import Server, Shard, Terms, Then, Way, in_order, result_of
-from sojourn.store.redis.wire import Endpoint, ErrorReply, Lost, dial
+from sojourn.store.redis.topology import Server, Shard, Terms, Then, Way, in_order, reach, result_of
+from sojourn.store.redis.wire import Endpoint, ErrorReply
 
 ASKED = 4  # nodes asked at once for the map, so that a hung one costs nothing
 SLOTS = 16384  # Redis Cluster specification, "Key distribution model"
@@ -130,7 +131,7 @@ class Cluster(Way):
 
     def _server(self, at: Endpoint) -> Server:
         terms = self._terms
-        return Server(lambda: dial(at, terms.greeting, terms.timeout), terms.connect_timeout, at)
+        return Server(lambda: reach(at, terms), terms.connect_timeout, at)
 
 
 def _slot(command: Command) -> int:

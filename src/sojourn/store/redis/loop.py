@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,9 +22,9 @@ from redis.exceptions import ResponseError
 from sojourn.core.capability import Finding, Page, Records
 from sojourn.core.ops import Written
 from sojourn.core.record import Record
-from sojourn.errors import ConfigurationError, StoreUnavailable
+from sojourn.errors import StoreUnavailable
 from sojourn.store.redis import commands
-from sojourn.store.redis.borrowed import Client, way_of
+from sojourn.store.redis.client_loop import Client, way_of
 from sojourn.store.redis.cluster import Cluster
 from sojourn.store.redis.commands import PREFIX, Command, Commands
 from sojourn.store.redis.examine import QUESTIONS, Link, findings
@@ -240,8 +239,9 @@ class AsyncRedisStore:
 
 def _way_of(settings: RedisSettings) -> Callable[[Then], Way]:
     """Return what makes the way that *settings* describe, for each event loop anew."""
-    tls = _tls_of(settings) if settings.tls else None
-    terms = Terms(settings.masked, settings.timeout, settings.connect_timeout, _greeting(settings))
+    tls = settings.tls_context()
+    local_only = not (settings.tls or settings.password or settings.allow_insecure)
+    terms = Terms(settings.masked, settings.timeout, settings.connect_timeout, _greeting(settings), local_only)
     if settings.path:
         endpoint = Endpoint("localhost", 0, settings.path)
         return lambda then: standalone(terms, endpoint, then)
@@ -263,18 +263,6 @@ def _auth(username: str | None, password: str | None) -> list[Command]:
     if not password:
         return []
     return [("AUTH", username, password) if username else ("AUTH", password)]
-
-
-def _tls_of(settings: RedisSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-        if settings.cert:
-            context.load_cert_chain(settings.cert, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"store {settings.masked}: ca, cert or key cannot be read: {error}; give paths of PEM files"
-        ) from error
-    return context
 
 
 def _batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

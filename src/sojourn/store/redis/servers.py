@@ -19,7 +19,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from sojourn.store.redis.commands import Command
 from sojourn.store.redis.examine import Link
-from sojourn.store.redis.failures import code_of
+from sojourn.store.redis.failures import Busy, code_of
 from sojourn.store.redis.pool import Connector, Lender, Pool, Reply, ask
 from sojourn.store.redis.settings import Address
 
@@ -78,15 +78,27 @@ class One:
         """Return the reply to *command*."""
         try:
             return self._server.ask(command, deadline, again=again)
-        except exceptions.ReadOnlyError:
-            self._server.renew()  # it was the primary; who connects anew finds out who is
+        except (exceptions.ReadOnlyError, *Lost) as error:
+            self._leave(error)
             raise
+
+    def _leave(self, error: Exception) -> None:
+        """Use no connection to a server that is the primary no more, or does not answer: who connects anew finds out.
+
+        Else each idle connection would cost a call its timeout, long after another server has taken over.
+        """
+        if not isinstance(error, Busy):
+            self._server.renew()
 
     def ask_many(self, names: Sequence[bytes], commands: Sequence[Command]) -> list[Reply]:
         """Return the replies to *commands*, in packets."""
         replies: list[Reply] = []
-        for start in range(0, len(commands), BATCH):
-            replies += self._server.ask_many(commands[start : start + BATCH], monotonic() + self.timeout)
+        try:
+            for start in range(0, len(commands), BATCH):
+                replies += self._server.ask_many(commands[start : start + BATCH], monotonic() + self.timeout)
+        except Lost as error:
+            self._leave(error)
+            raise
         if any(isinstance(reply, exceptions.ReadOnlyError) for reply in replies):
             self._server.renew()
         return replies

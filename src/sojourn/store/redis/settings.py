@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from sojourn.core.ops import AsyncStore, Store
 from sojourn.drive import StorePair
 from sojourn.errors import ConfigurationError
 from sojourn.store.redis.commands import PREFIX
+from sojourn.store.tls import context_of
 
 PORT, SENTINEL_PORT = 6379, 26379
 TIMEOUT = 1.0  # seconds
@@ -110,6 +112,10 @@ class RedisSettings:
     def on_network(self) -> bool:
         """Whether the way to any of the addresses leaves this host."""
         return any(not address.is_loopback for address in self.addresses)
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return what verifies the servers; None without TLS. Raises ConfigurationError for files of no use."""
+        return context_of(self.masked, self.ca, self.cert, self.key) if self.tls else None
 
     def __repr__(self) -> str:
         return f"<RedisSettings {self.masked}, {self.timeout:g} s>"
@@ -280,6 +286,14 @@ def _checked(settings: RedisSettings) -> RedisSettings:
     check_prefix(settings.prefix, cluster=settings.mode == "cluster")
     if settings.on_network and not (settings.tls or settings.password or settings.allow_insecure):
         raise insecure(settings.masked)
+    unguarded = settings.mode == "sentinel" and not (settings.tls or settings.sentinel_password)
+    if unguarded and settings.on_network and not settings.allow_insecure:
+        raise _wrong(
+            scheme,
+            f"the Sentinels {', '.join(map(str, settings.addresses))} are on the network without TLS and without a "
+            "password, so whoever reaches them can say which server gets every session and the password",
+            "use rediss+sentinel:// or sentinel_password=, or accept the risk with ?allow_insecure=yes",
+        )
     return settings
 
 

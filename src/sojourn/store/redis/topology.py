@@ -15,10 +15,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from contextlib import ExitStack, aclosing, suppress
 from typing import Any, NamedTuple, TypeVar
 
-from sojourn.errors import StoreUnavailable
+from sojourn.errors import ConfigurationError, StoreUnavailable
+from sojourn.store.multiplex import Lost
 from sojourn.store.redis.commands import Command, with_source
 from sojourn.store.redis.failures import replied
-from sojourn.store.redis.wire import Endpoint, ErrorReply, Lost, Wire, dial
+from sojourn.store.redis.settings import Address, insecure
+from sojourn.store.redis.wire import Endpoint, ErrorReply, Wire, dial
 
 HOPS = 8  # the most servers and forms in which one command is tried; a slot that moves needs three
 READS = frozenset({"GET", "MGET", "SCAN", "ZSCAN", "INFO", "CONFIG", "ROLE", "CLUSTER"})
@@ -38,6 +40,8 @@ class Terms(NamedTuple):
     """Seconds within which a connection stands, with all that is asked to find it."""
     greeting: Sequence[Command] = ()
     """What each connection begins with: password, database, name."""
+    local_only: bool = False
+    """Whether there is neither TLS nor a password, so that the way must not leave this host."""
 
 
 class NoConnection(TimeoutError):
@@ -60,7 +64,10 @@ class Server:
         self._closed = False
 
     async def connected(self) -> Wire:
-        """Return a connection that stands. All who wait for one wait for the same. Raises Lost."""
+        """Return a connection that stands. All who wait for one wait for the same.
+
+        Raises Lost, and ConfigurationError for a server that must not be spoken to.
+        """
         if self.wire and not self.wire.cause:
             return self.wire
         if self._closed:
@@ -68,6 +75,8 @@ class Server:
         if self._dialing is None:
             self._dialing = asyncio.create_task(self._dial())
         found = await result_of(self._dialing)
+        if isinstance(found, ConfigurationError):
+            raise ConfigurationError(str(found)) from found
         if isinstance(found, Exception):
             self.lost = True
             raise Lost from found
@@ -79,7 +88,7 @@ class Server:
                 self.wire = await self._find()
         except TimeoutError:
             return NoConnection(f"no connection within {self._connect_timeout:g} s")
-        except (OSError, ValueError, Lost, ErrorReply) as error:
+        except (OSError, ValueError, Lost, ErrorReply, ConfigurationError) as error:
             return error
         finally:
             self._dialing = None
@@ -294,7 +303,17 @@ class One(Way):
 
 def standalone(terms: Terms, endpoint: Endpoint, then: Then) -> Way:
     """Return the way to one server."""
-    return One(terms, lambda: dial(endpoint, terms.greeting, terms.timeout), then)
+    return One(terms, lambda: reach(endpoint, terms), then)
+
+
+async def reach(endpoint: Endpoint, terms: Terms) -> Wire:
+    """Return a connection to *endpoint* on *terms*. Raises OSError, Lost or ErrorReply.
+
+    Raises ConfigurationError for a server of which a Sentinel or a node has told, and that must not be spoken to.
+    """
+    if terms.local_only and not endpoint.path and not Address(endpoint.host, endpoint.port).is_loopback:
+        raise insecure(str(endpoint))
+    return await dial(endpoint, terms.greeting, terms.timeout)
 
 
 def sentinel(terms: Terms, sentinels: Sequence[Endpoint], greeting: Sequence[Command], master: str, then: Then) -> Way:
@@ -343,7 +362,7 @@ def sentinel(terms: Terms, sentinels: Sequence[Endpoint], greeting: Sequence[Com
 
 
 async def _primary(endpoint: Endpoint, terms: Terms) -> Wire:
-    wire = await dial(endpoint, terms.greeting, terms.timeout)
+    wire = await reach(endpoint, terms)
     try:
         role = await wire.call(("ROLE",))
         if isinstance(role, Exception):

@@ -8,15 +8,14 @@ from time import monotonic
 from typing import Any
 
 import redis
-from redis import SSLConnection
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from sojourn.errors import ConfigurationError
+from sojourn.store.redis.client import cluster_place_of, link_of, place_of
 from sojourn.store.redis.commands import Command
-from sojourn.store.redis.examine import Link
 from sojourn.store.redis.pool import Connector, Reply, ask, ask_many
 from sojourn.store.redis.servers import Cluster, One, Servers
 from sojourn.store.redis.settings import Address
@@ -38,7 +37,7 @@ def servers_of(client: Client) -> Servers:
             "for one of redis.asyncio use AsyncRedisStore"
         )
     timeout = _timeout_of(pool)
-    return One(LentPool(_where(pool), pool, timeout), timeout, _link(pool))
+    return One(LentPool(place_of(pool), pool, timeout), timeout, link_of(pool))
 
 
 class LentPool:
@@ -94,8 +93,8 @@ def _cluster(client: Any) -> Cluster:
     connect_timeout = options.get("socket_connect_timeout") or timeout
     addresses = [Address(other.host, other.port) for other in client.get_nodes()]
     connector = Connector(pool.connection_class, options, timeout, connect_timeout)
-    where = f"the Cluster at {','.join(map(str, addresses))}"
-    return Cluster(where, addresses, connector, pool.max_connections, _link(pool)._replace(cluster=True))
+    link = link_of(pool)._replace(cluster=True)
+    return Cluster(cluster_place_of(addresses, tls=link.tls), addresses, connector, pool.max_connections, link)
 
 
 def _timeout_of(pool: Any) -> float:
@@ -116,22 +115,3 @@ def _timeout_of(pool: Any) -> float:
             "give the sessions a client of their own"
         )
     return timeout
-
-
-def _where(pool: Any) -> str:
-    """Return the server's name without secrets."""
-    if name := getattr(pool, "service_name", None):
-        return f"redis+sentinel://{name}"
-    options = pool.connection_kwargs
-    if path := options.get("path"):
-        return f"unix://{path}"
-    tls = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
-    return f"{tls}://{Address(str(options.get('host', 'localhost')), int(options.get('port', 6379)))}"
-
-
-def _link(pool: Any) -> Link:
-    options = pool.connection_kwargs
-    host = options.get("host", None if hasattr(pool, "service_name") else "localhost")
-    secret = options.get("password") or options.get("credential_provider")
-    network = not options.get("path") and not (host and Address(host, 0).is_loopback)
-    return Link(network, issubclass(pool.connection_class, SSLConnection), bool(secret))

@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from sojourn.errors import ConfigurationError
+from sojourn.store.redis.client import cluster_place_of, link_of, place_of
 from sojourn.store.redis.cluster import Cluster
 from sojourn.store.redis.commands import Command, with_source
 from sojourn.store.redis.examine import Link
@@ -29,7 +30,7 @@ Client = redis.Redis | redis.RedisCluster | redis.ConnectionPool
 """What can be lent: a client, with Sentinel's among them, or a pool."""
 
 
-class Borrowed:
+class LentPool:
     """The way to the server over the application's pool. Its deadline holds whatever the pool's own settings say.
 
     Nothing is sent twice: commands do not go through the client, whose retries may repeat what was executed.
@@ -93,26 +94,7 @@ def way_of(client: Client, timeout: float) -> tuple[str, Callable[[Then], Any], 
             f"{type(client).__module__}.{type(client).__name__} is no client or pool of redis.asyncio; "
             "for a blocking one use RedisStore"
         )
-    return place_of(pool), lambda then: Borrowed(pool, timeout, then), link_of(pool)
-
-
-def link_of(pool: Any) -> Link:
-    """Return what the way to the server is like."""
-    options = pool.connection_kwargs
-    local = "path" in options or Address(str(options.get("host", "localhost")), 0).is_loopback
-    tls = issubclass(pool.connection_class, redis.SSLConnection)
-    return Link(not local, tls, bool(options.get("password") or options.get("credential_provider")))
-
-
-def place_of(pool: Any) -> str:
-    """Return the server's name without secrets."""
-    if name := getattr(pool, "service_name", None):
-        return f"redis+sentinel://{name}"
-    options = pool.connection_kwargs
-    if path := options.get("path"):
-        return f"unix://{path}"
-    tls = "rediss" if issubclass(pool.connection_class, redis.SSLConnection) else "redis"
-    return f"{tls}://{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+    return place_of(pool), lambda then: LentPool(pool, timeout, then), link_of(pool)
 
 
 def _cluster(client: redis.RedisCluster, timeout: float) -> tuple[str, Callable[[Then], Any], Link]:
@@ -130,10 +112,11 @@ def _cluster(client: redis.RedisCluster, timeout: float) -> tuple[str, Callable[
     greeting: list[Command] = [("AUTH", user, password) if user else ("AUTH", password)] if password else []
     tls = _tls_of(options)
     nodes = client.nodes_manager.startup_nodes.values()
-    seeds = [Endpoint(node.host, int(node.port), tls=tls) for node in nodes]
-    place = f"redis+cluster://{','.join(f'{seed.host}:{seed.port}' for seed in seeds)}"
+    addresses = [Address(node.host, int(node.port)) for node in nodes]
+    seeds = [Endpoint(*address, tls=tls) for address in addresses]
+    place = cluster_place_of(addresses, tls=tls is not None)
     terms = Terms(place, timeout, timeout, (*greeting, ("CLIENT", "SETNAME", "sojourn")))
-    network = not all(Address(seed.host, seed.port).is_loopback for seed in seeds)
+    network = not all(address.is_loopback for address in addresses)
     return place, lambda then: Cluster(terms, seeds, then), Link(network, tls is not None, bool(password), cluster=True)
 
 
