@@ -31,7 +31,7 @@ format: $(VENV)/dev-installed  ## lay the code out
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/dev-installed programs  ## measure; prints tables, fails nothing
+bench: $(VENV)/bench-installed programs  ## measure; prints tables, fails nothing
 	$(BIN)/python -m bench
 
 programs: $(VENV)/dev-installed  ## as root on Debian: install the servers that tests start, where they are missing

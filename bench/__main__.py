@@ -2,7 +2,8 @@
 
     python -m bench [--quick] [PART ...]
 
-Parts: selfcheck, operations, parts, requests, hostile, imports, million; all of them when none is named.
+Parts: selfcheck, operations, parts, requests, hostile, imports, servers, server_requests, principals, million; all of
+them when none is named.
 ``--quick`` shows in two minutes that everything works; its numbers are too rough to quote.
 """
 
@@ -10,7 +11,19 @@ from __future__ import annotations
 
 import argparse
 
-from bench import hostile, imports, machine, million, operations, parts, requests, selfcheck
+from bench import (
+    hostile,
+    imports,
+    machine,
+    million,
+    operations,
+    parts,
+    principals,
+    requests,
+    selfcheck,
+    server_requests,
+    servers,
+)
 from bench.table import say, title
 
 PARTS = {
@@ -20,6 +33,9 @@ PARTS = {
     "requests": requests.report,
     "hostile": hostile.report,
     "imports": imports.report,
+    "servers": servers.report,
+    "server_requests": server_requests.report,
+    "principals": principals.report,
     "million": million.report,
 }
 

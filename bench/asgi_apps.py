@@ -37,26 +37,28 @@ KEEPS = {
 def applications(place: Path) -> dict[str, ASGIApp]:
     """Return the applications in the order of KEEPS."""
     made: tuple[ASGIApp, ...] = (
-        _bare(),
-        _bare(),
+        bare(),
+        bare(),
         with_ours(f"local:{place}/local?sync=no"),
         with_ours("memory:"),
-        SignedCookieMiddleware(_with_session(), secret_key="bench " * 6),
+        SignedCookieMiddleware(with_session(), secret_key="bench " * 6),
     )
     return dict(zip(KEEPS, made, strict=True))
 
 
 def with_ours(store: Store | str) -> ASGIApp:
     """Return the application with our session in *store*."""
-    return SessionMiddleware(_with_session(), store=store)
+    return SessionMiddleware(with_session(), store=store)
 
 
-def _bare() -> Starlette:
+def bare() -> Starlette:
+    """Return the application with a plain dict."""
     data: dict[str, Any] = {}
     return _application(lambda request: data)
 
 
-def _with_session() -> Starlette:
+def with_session() -> Starlette:
+    """Return the application for a middleware to provide ``request.session``."""
     return _application(lambda request: request.session)
 
 

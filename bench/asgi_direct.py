@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -11,35 +11,46 @@ from starlette.types import ASGIApp
 from bench import asgi_apps, browser
 from bench.exchange import Answer, Visitor, compare, set_cookie
 from bench.places import in_memory
-from bench.rounds import Sample, Stopwatch
+from bench.rounds import Sample, Stopwatch, check
 from bench.table import say, title
 
 Message = MutableMapping[str, Any]
 
 
 class DirectClient:
-    """Calls an application on an event loop of this process."""
+    """Calls an application on an event loop of this process. Reads come *at_once* together, writes one by one."""
 
-    def __init__(self, app: ASGIApp, runner: asyncio.Runner) -> None:
-        self._app, self._runner = app, runner
+    def __init__(self, app: ASGIApp, runner: asyncio.Runner, at_once: int = 1) -> None:
+        self._app, self._runner, self._at_once = app, runner, at_once
 
     def ask(self, route: str, cookie: bytes, times: int) -> tuple[Sample, list[Answer]]:
-        """Serve so many requests one after another; the clock runs around the calls of the application only."""
-        sample, messages = self._runner.run(self._serve(_scope(route, cookie), times))
-        starts, bodies = messages[::2], messages[1::2]
-        return sample, [_answer(start, body) for start, body in zip(starts, bodies, strict=True)]
+        """Serve so many requests; the clock runs around the calls of the application only."""
+        tasks = 1 if route in ("begin", "write") else min(self._at_once, times)
+        check(times % tasks == 0, f"{times} requests are shared by {tasks} tasks")
+        sample, exchanges = self._runner.run(self._serve_all(_scope(route, cookie), times, tasks))
+        return sample, [_answer(*pair) for messages in exchanges for pair in _pairs(messages)]
 
-    async def _serve(self, template: dict[str, Any], times: int) -> tuple[Sample, list[Message]]:
-        messages: list[Message] = []
+    async def _serve_all(self, template: dict[str, Any], times: int, tasks: int) -> tuple[Sample, list[list[Message]]]:
+        exchanges: list[list[Message]] = [[] for _ in range(tasks)]
+        watch = Stopwatch()
+        if tasks == 1:
+            await self._serve(template, times, exchanges[0])
+        else:
+            await asyncio.gather(*(self._serve(template, times // tasks, messages) for messages in exchanges))
+        return watch.per(times), exchanges
 
+    async def _serve(self, template: dict[str, Any], times: int, messages: list[Message]) -> None:
         async def send(message: Message) -> None:
             messages.append(message)
 
-        app, each = self._app, range(times)
-        watch = Stopwatch()
-        for _ in each:
+        app = self._app
+        for _ in range(times):
             await app(dict(template), _receive, send)
-        return watch.per(times), messages
+
+
+def _pairs(messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+    """Yield start and body of each response."""
+    return zip(messages[::2], messages[1::2], strict=True)
 
 
 async def _receive() -> Message:

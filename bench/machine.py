@@ -10,7 +10,10 @@ from importlib.metadata import version
 from bench.rounds import Spread, Stopwatch, spread
 from bench.table import say, table, title
 
-_PACKAGES = ("starlette", "uvicorn", "h11", "flask", "werkzeug", "itsdangerous", "lmdb", "msgspec")
+_PACKAGES = (
+    *("starlette", "uvicorn", "h11", "litestar", "flask", "werkzeug", "itsdangerous", "lmdb", "msgspec"),
+    *("redis", "hiredis", "pymemcache", "aiomcache", "starsessions", "Flask-Session"),
+)
 
 
 def describe() -> None:

@@ -57,6 +57,10 @@ class Rounds:
         """Return the CPU time of *name*."""
         return spread([sample.cpu for sample in self._samples[name]])
 
+    def least(self, name: str) -> float:
+        """Return the CPU time of *name* in the round that was disturbed least."""
+        return min(sample.cpu for sample in self._samples[name])
+
     def wall(self, name: str) -> Spread:
         """Return the time that *name* took on the wall's clock."""
         return spread([sample.wall for sample in self._samples[name]])

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from bench import asgi_apps
 from bench.asgi_direct import DirectClient
+from bench.counting import Call
 from bench.exchange import ROUTES, Answer, Keeps, Visitor
 from bench.operations import Visit
 from bench.rounds import Broken, Sample, check
+from bench.server_calls import CALLS, Held, loads
 from bench.table import say, table, title
 from sojourn import SessionManager
 from sojourn.core.ops import Store, Written
@@ -60,12 +62,50 @@ def _operations(store: Store) -> None:
     visit.check()
 
 
+class Chatty(MemoryStore):
+    """Asks the server twice where once would do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def load(self, key: bytes) -> Record | None:
+        """Look twice."""
+        self.asked += 2
+        return super().load(key)
+
+    def reset(self) -> None:
+        """Count from zero."""
+        self.asked = 0
+
+    def commands(self) -> dict[str, int]:
+        """Say what was asked."""
+        return {"get": self.asked} if self.asked else {}
+
+
+class Once(Chatty):
+    """Asks the server once."""
+
+    def load(self, key: bytes) -> Record | None:
+        """Look once."""
+        self.asked -= 1
+        return super().load(key)
+
+
+def _server_calls(store: Chatty) -> None:
+    """Measure a few loads, as the benchmark of session servers does, with the store as its own server."""
+    held = Held(1)
+    store.create(held.key, held.record())
+    Call("load", loads(store, held), {"get": 1}).counted(store, CALLS)()
+
+
 BROKEN: dict[str, Callable[[], None]] = {
     "requests, a store that does not update": lambda: _requests(Lying()),
     "requests, a store that finds nothing": lambda: _requests(Forgetful()),
     "requests, a browser without the cookie": lambda: _requests(MemoryStore(), CookieLess),
     "operations, a store that does not update": lambda: _operations(Lying()),
     "operations, a store that finds nothing": lambda: _operations(Forgetful()),
+    "session servers, a store that asks twice": lambda: _server_calls(Chatty()),
 }
 
 
@@ -83,6 +123,7 @@ def report(quick: bool = False) -> None:
     logging.getLogger("sojourn").setLevel(logging.CRITICAL)
     _requests(MemoryStore())
     _operations(MemoryStore())
+    _server_calls(Once())
     said = {name: _noticed(run) for name, run in BROKEN.items()}
     logging.getLogger("sojourn").setLevel(logging.NOTSET)
     for name, noticed in said.items():

@@ -1,4 +1,4 @@
-"""Sessions of 1 KB by number, and how long single calls on them took: what the million and its rival share."""
+"""Sessions of 1 KB by number, and how long single calls on them took: what the large stores share."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def key_of(number: int) -> bytes:
 
 
 class Records:
-    """Makes records whose frames have exactly 1 KB: the visitor's data and a note."""
+    """Makes records whose frames have exactly *size* bytes: the visitor's data and a note."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = FRAME) -> None:
         self._codec = Codec()
         self._values = {key: self._codec.encode(value) for key, value in visitor.data().items()}
-        self._note = FRAME // 4
+        self._note = size // 4
         for _ in range(3):  # a longer note may need a longer head in front of it
-            self._note += FRAME - self._size()
-        check(self._size() == FRAME, f"a frame has {FRAME} bytes")
+            self._note += size - self._size()
+        check(self._size() == size, f"a frame has {size} bytes")
 
     def make(self, number: int, expires_at: float, version: int = 1) -> Record:
         """Return the record of session *number*."""

@@ -34,33 +34,35 @@ FLASK_KEEPS = {**PLAIN_KEEPS, PEER: Keeps.BROWSER}
 def plain(place: Path) -> dict[str, WSGIApplication]:
     """Return the applications that are plain functions, in the order of PLAIN_KEEPS."""
     made: tuple[WSGIApplication, ...] = (
-        _function(_own_dict()),
-        _function(_own_dict()),
-        SessionMiddleware(_function(_session_in), store=f"local:{place}/wsgi?sync=no"),
-        SessionMiddleware(_function(_session_in), store="memory:"),
+        function(own_dict()),
+        function(own_dict()),
+        SessionMiddleware(function(session_in), store=f"local:{place}/wsgi?sync=no"),
+        SessionMiddleware(function(session_in), store="memory:"),
     )
     return dict(zip(PLAIN_KEEPS, made, strict=True))
 
 
 def in_flask(place: Path) -> dict[str, WSGIApplication]:
     """Return the Flask applications, in the order of FLASK_KEEPS."""
-    data, more = _own_dict(), _own_dict()
+    data, more = own_dict(), own_dict()
     made = (
-        _flask(lambda: data({})),
-        _flask(lambda: more({})),
-        _with_sessions(f"local:{place}/flask?sync=no"),
-        _with_sessions("memory:"),
-        _flask(_flask_session, secret_key="bench " * 6),
+        in_flask_with(lambda: data({})),
+        in_flask_with(lambda: more({})),
+        with_sessions(f"local:{place}/flask?sync=no"),
+        with_sessions("memory:"),
+        in_flask_with(flask_session, secret_key="bench " * 6),
     )
     return dict(zip(FLASK_KEEPS, made, strict=True))
 
 
-def _own_dict() -> Callable[[WSGIEnvironment], Session]:
+def own_dict() -> Callable[[WSGIEnvironment], Session]:
+    """Return what gives every request the same plain dict."""
     data: dict[str, Any] = {}
     return lambda environ: data
 
 
-def _session_in(environ: WSGIEnvironment) -> Session:
+def session_in(environ: WSGIEnvironment) -> Session:
+    """Return what our WSGI middleware provides."""
     return cast(Session, environ[ENVIRON_KEY])
 
 
@@ -69,7 +71,7 @@ def _begin(session: Session) -> str:
     return "welcome"
 
 
-def _function(session_of: Callable[[WSGIEnvironment], Session]) -> WSGIApplication:
+def function(session_of: Callable[[WSGIEnvironment], Session]) -> WSGIApplication:
     """Return an application that is as small as WSGI allows."""
     views: dict[str, Callable[[WSGIEnvironment], str]] = {
         "/begin": lambda environ: _begin(session_of(environ)),
@@ -87,17 +89,19 @@ def _function(session_of: Callable[[WSGIEnvironment], Session]) -> WSGIApplicati
     return application
 
 
-def _flask_session() -> Session:
+def flask_session() -> Session:
+    """Return ``flask.session``."""
     return cast(Session, flask.session)
 
 
-def _with_sessions(store: str) -> Flask:
-    app = _flask(_flask_session)
+def with_sessions(store: str) -> Flask:
+    """Return the Flask application with our extension."""
+    app = in_flask_with(flask_session)
     Sessions(app, store=store)
     return app
 
 
-def _flask(session_of: Callable[[], Session], secret_key: str | None = None) -> Flask:
+def in_flask_with(session_of: Callable[[], Session], secret_key: str | None = None) -> Flask:
     """Return the Flask application. Without a secret key Flask's own session does nothing."""
     app = Flask(__name__)
     app.secret_key = secret_key

@@ -10,6 +10,8 @@ from time import monotonic
 
 import pytest
 import redis
+from cryptography.hazmat.primitives import serialization
+from tests.servers.certificates import issue
 
 from sojourn.drive import StorePair
 from sojourn.errors import ConfigurationError
@@ -89,7 +91,8 @@ def test_a_server_on_the_network_needs_tls_or_a_password(url: str) -> None:
     base, _, _ = url.partition("?")
     assert RedisSettings.from_url(f"{base}?allow_insecure=yes").on_network
     assert RedisSettings.from_url(base.replace("redis", "rediss", 1)).on_network
-    assert RedisSettings.from_url(base.replace("://", f"://:{SECRET}@")).on_network
+    asked = "?sentinel_password=x" if "sentinel" in base else ""
+    assert RedisSettings.from_url(base.replace("://", f"://:{SECRET}@") + asked).on_network
 
 
 def test_a_server_of_which_another_tells_is_held_to_the_same() -> None:
@@ -102,6 +105,40 @@ def test_a_server_of_which_another_tells_is_held_to_the_same() -> None:
         assert store._servers._connector.local_only is refused  # type: ignore[attr-defined]
     guarded = RedisStore.from_settings(RedisSettings.from_url(f"redis+cluster://:{SECRET}@localhost"))
     assert not guarded._servers._connector.local_only  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://:{}@h1,h2/main", "redis+sentinel://:{}@localhost,h2/main"])
+def test_sentinels_on_the_network_need_tls_or_a_password_of_their_own(url: str) -> None:
+    """The servers' password does not keep anybody from telling a Sentinel who the primary is."""
+    url = url.format(SECRET)
+    with pytest.raises(ConfigurationError, match=r"the Sentinels .*h2:26379 .*sentinel_password=.*allow_insecure=yes"):
+        RedisSettings.from_url(url)
+    for query in ("?allow_insecure=yes", "?sentinel_password=x"):
+        assert RedisSettings.from_url(url + query).on_network
+    assert RedisSettings.from_url(url.replace("redis", "rediss")).on_network
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    files = issue(tmp_path)
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"a passphrase")
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    files.key.write_bytes(key.private_bytes(encoding, form, locked))
+    url = f"rediss://localhost?ca={files.authority}&cert={files.certificate}&key={files.key}"
+    code = f"from sojourn.store.redis.settings import RedisSettings; RedisSettings.from_url({url!r}).tls_context()"
+    # Without a terminal OpenSSL asks its standard input, which says nothing here and does not end.
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            process.wait(20)
+            assert process.stderr
+            assert b"a key without a passphrase" in process.stderr.read()
+        finally:
+            process.kill()
 
 
 BAD = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -14,8 +14,11 @@ from tests.servers.sentinel import Sentinels
 from tests.store.redis.loops import fresh_servers, looped, opened
 
 from sojourn.core.ops import Written
-from sojourn.errors import StoreUnavailable
+from sojourn.errors import ConfigurationError, StoreUnavailable
+from sojourn.store.redis.blocking import RedisStore
 from sojourn.store.redis.commands import Commands
+from sojourn.store.redis.loop import AsyncRedisStore
+from sojourn.store.redis.settings import RedisSettings
 from sojourn.testing.fakes import START
 from sojourn.testing.store_contract import a_key, a_record
 
@@ -63,6 +66,33 @@ async def test_a_primary_unknown_to_the_sentinels_is_unavailable_and_named(redis
     async with opened(redis_sentinels.url.rpartition("/")[0] + "/nobody") as store:
         with pytest.raises(StoreUnavailable, match="no primary called 'nobody'"):
             await store.load(a_key())
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["blocking", "async"])
+def test_a_primary_beyond_this_host_is_not_spoken_to_without_tls_and_password(
+    redis_sentinels: Sentinels, loop: bool
+) -> None:
+    """0.0.0.0 is this host, too, and is not called so: what the network has to do with it is not waited for."""
+    port = redis_sentinels.primary().port
+    settings = RedisSettings.from_url(f"{redis_sentinels.url.rpartition('/')[0]}/elsewhere?timeout=5")
+    for sentinel in redis_sentinels.sentinels:
+        sentinel.admin.execute_command("SENTINEL", "MONITOR", "elsewhere", "0.0.0.0", port, 2)
+    try:
+        with pytest.raises(ConfigurationError, match=rf"0\.0\.0\.0:{port} is on the network without TLS"):
+            asyncio.run(loaded_by_loop(settings)) if loop else loaded(settings)
+    finally:
+        for sentinel in redis_sentinels.sentinels:
+            sentinel.admin.execute_command("SENTINEL", "REMOVE", "elsewhere")
+
+
+def loaded(settings: RedisSettings) -> None:
+    with closing(RedisStore.from_settings(settings)) as store:
+        store.load(a_key())
+
+
+async def loaded_by_loop(settings: RedisSettings) -> None:
+    async with aclosing(AsyncRedisStore.from_settings(settings)) as store:
+        await store.load(a_key())
 
 
 @contextmanager

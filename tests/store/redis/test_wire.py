@@ -6,7 +6,7 @@ import asyncio
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,7 +16,8 @@ from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 from tests.store.redis.loops import looped, on_each_loop
 
-from sojourn.store.redis.wire import MOST_BYTES, MOST_CALLS, Endpoint, ErrorReply, Lost, Wire, dial
+from sojourn.store.multiplex import MOST_BYTES, MOST_CALLS, Lost
+from sojourn.store.redis.wire import Endpoint, ErrorReply, Wire, dial
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +119,25 @@ async def test_a_reply_that_nobody_asked_for_closes_the_connection(redis_server:
             wire.call(PING)
 
 
+@on_each_loop
+async def test_a_part_of_a_reply_that_nobody_asked_for_closes_the_connection_too() -> None:
+    """The next call would be answered by it when its end came."""
+    writers = []
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(b"+PO")
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, dialled(server.sockets[0].getsockname()[1], greeting=()) as wire:
+        await asyncio.wait_for(wire.closed(), 5)
+        assert isinstance(wire.cause, ProtocolError)
+        for writer in writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
 @looped
 async def test_a_server_that_speaks_another_protocol_closes_the_connection() -> None:
     with MemcachedServer() as server:
@@ -214,6 +234,17 @@ async def test_calls_beyond_the_bound_are_refused_at_once_and_memory_stays_flat(
         assert refused == 20_000 - MOST_CALLS
         assert peak < 8 << 20
         assert {type(cause_of(reply)) for reply in await asyncio.gather(*waiting)} == {TimeoutError}
+
+
+@looped
+async def test_a_command_that_is_refused_leaves_no_asking_to_another(redis_server: RedisServer) -> None:
+    async with dialled(redis_server.port) as wire:
+        with redis_server.heard() as heard:
+            waiting = [wire.call(PING) for _ in range(MOST_CALLS - 1)]
+            with pytest.raises(Lost):
+                wire.call_asking(("GET", "key"))
+            assert await asyncio.gather(*waiting) == [b"PONG"] * (MOST_CALLS - 1)
+        assert set(heard.commands) == {"PING"}
 
 
 @looped

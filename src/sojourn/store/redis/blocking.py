@@ -29,7 +29,7 @@ from sojourn.core.ops import Written
 from sojourn.core.record import Record
 from sojourn.store.redis import commands
 from sojourn.store.redis.client_blocking import Client, servers_of
-from sojourn.store.redis.commands import PREFIX, Command, Commands, with_source
+from sojourn.store.redis.commands import PREFIX, Command, Commands, batches, with_source
 from sojourn.store.redis.examine import QUESTIONS, Link, findings
 from sojourn.store.redis.failures import DRIVER_ERRORS, unavailable
 from sojourn.store.redis.pool import Connector, Pool, Reply
@@ -100,11 +100,16 @@ class RedisStore:
 
     def load_many(self, keys: Sequence[bytes]) -> Records:
         """Return the records under *keys*, None for each that is missing."""
-        return commands.records(keys, self._each([self._commands.load(key) for key in keys]))
+        if isinstance(self._servers, Cluster):
+            return commands.records(keys, self._each([self._commands.load(key) for key in keys]))
+        asked = [self._commands.load_many(some) for some in batches(keys)]
+        return commands.records(keys, [reply for one in asked for reply in self._ask(one, again=True)])
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """Remove the records under *keys*; return how many there were."""
-        return sum(self._each([self._commands.delete(key) for key in keys]))
+        if isinstance(self._servers, Cluster):
+            return sum(self._each([self._commands.delete(key) for key in keys]))
+        return sum(self._ask(self._commands.delete_many(some)) for some in batches(keys))
 
     def scan(self, cursor: bytes | None = None, limit: int = 256) -> Page:
         """Return keys of sessions on one server; *limit* is how many Redis keys are looked at, whosever they are.

@@ -11,7 +11,7 @@ Needs Redis 6.2 or Valkey 7.2.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from sojourn.store import frame
 PREFIX = "sojourn:"
 
 SLACK = 60_000  # milliseconds that a record outlasts its deadline; who asks then hears "expired", not "unknown"
+
+BATCH = 128  # keys that one packet or one command is about: a millisecond of the server's time, in which others wait
 
 Command = tuple[Any, ...]
 """A command's words: str, bytes or int."""
@@ -149,6 +151,11 @@ class Commands:
 
     def _lock(self, key: bytes) -> bytes:
         return self.prefix + b"lock:" + key.hex().encode()
+
+
+def batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yield *keys* in parts that no server is busy with for long."""
+    return (keys[start : start + BATCH] for start in range(0, len(keys), BATCH))
 
 
 def record(key: bytes, reply: bytes | None) -> Record | None:

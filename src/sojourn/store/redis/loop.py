@@ -2,7 +2,7 @@
 
 Round trips: one a verb. Extra ones: a script that the server does not know yet (it restarted, or failed over) is sent a
 second time as text; a slot that moved is followed; a new connection greets; the first call of a store is followed by
-the examination. ``load_many`` and ``delete_many`` take one for each MANY keys.
+the examination. ``load_many`` and ``delete_many`` take one for each 128 keys.
 
 Event loops: the store opens a connection for each loop that uses it, and nothing is shared between them. An
 ``asyncio.run`` that ends closes its own; elsewhere call ``aclose``. What a fork inherits is never used.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,13 +26,11 @@ from sojourn.errors import StoreUnavailable
 from sojourn.store.redis import commands
 from sojourn.store.redis.client_loop import Client, way_of
 from sojourn.store.redis.cluster import Cluster
-from sojourn.store.redis.commands import PREFIX, Command, Commands
+from sojourn.store.redis.commands import PREFIX, Command, Commands, batches
 from sojourn.store.redis.examine import QUESTIONS, Link, findings
 from sojourn.store.redis.settings import TIMEOUT, RedisSettings, check_prefix
 from sojourn.store.redis.topology import Shard, Terms, Then, Way, sentinel, standalone
 from sojourn.store.redis.wire import Endpoint, ErrorReply
-
-MANY = 128  # keys of one command, or commands sent at once: half a millisecond of the server's time
 
 _log = logging.getLogger("sojourn.store")
 
@@ -101,7 +99,7 @@ class AsyncRedisStore:
     async def load_many(self, keys: Sequence[bytes]) -> Records:
         """Return the records under *keys*, None for each that is missing."""
         way, replies = self._here(), []
-        for some in _batches(keys):
+        for some in batches(keys):
             if way.splits:
                 replies += await way.ask_many([self._commands.load(key) for key in some])
             else:
@@ -111,7 +109,7 @@ class AsyncRedisStore:
     async def delete_many(self, keys: Sequence[bytes]) -> int:
         """Remove the records under *keys*; return how many there were."""
         way, removed = self._here(), 0
-        for some in _batches(keys):
+        for some in batches(keys):
             if way.splits:
                 removed += sum(await way.ask_many([self._commands.delete(key) for key in some]))
             else:
@@ -143,7 +141,7 @@ class AsyncRedisStore:
 
     async def delist(self, tag: bytes, keys: Sequence[bytes]) -> None:
         """Take *keys* out of the index of *tag*."""
-        for some in _batches(keys):
+        for some in batches(keys):
             await self._here().ask(self._commands.delist(tag, some))
 
     async def find(self, tag: bytes, cursor: bytes | None = None, limit: int = 256) -> Page:
@@ -263,10 +261,6 @@ def _auth(username: str | None, password: str | None) -> list[Command]:
     if not password:
         return []
     return [("AUTH", username, password) if username else ("AUTH", password)]
-
-
-def _batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    return (keys[start : start + MANY] for start in range(0, len(keys), MANY))
 
 
 def _parse(cursor: bytes | None) -> tuple[int, str, bytes]:

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple, Protocol
 from redis import SSLConnection, exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from sojourn.store.redis.commands import Command
+from sojourn.store.redis.commands import BATCH, Command
 from sojourn.store.redis.examine import Link
 from sojourn.store.redis.failures import Busy, code_of
 from sojourn.store.redis.pool import Connector, Lender, Pool, Reply, ask
 from sojourn.store.redis.settings import Address
 
 HOPS = 5  # redirections that one call follows
-BATCH = 128  # commands that are sent to a node at once
 
 Lost = (exceptions.ConnectionError, exceptions.TimeoutError)
 
