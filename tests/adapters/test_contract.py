@@ -58,6 +58,7 @@ def test_contract_rejects(broken: type[Broken], story: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", [Broken, BrokenBlock])
 @pytest.mark.parametrize("story", ADAPTER_STORIES, ids=name_of)
 def test_the_frame_of_the_broken_adapters_is_sound(story: AdapterStory, frame: type[Broken]) -> None:

@@ -265,6 +265,7 @@ def logouts(random: Random, lag: float, requests: int = 1000) -> int:
     return lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_a_rolling_rotation_logs_nobody_out(seed: int) -> None:
     """Ten thousand requests in ten runs: a third of the nodes has a key, two thirds, all; and clocks that differ."""

@@ -11,6 +11,8 @@ import pytest
 from tests.servers.skips import VARIABLE, require
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
 CONFTEST = "from tests.servers.skips import pytest_make_collect_report, pytest_runtest_makereport\n"
 NEEDS = """
 import pytest

@@ -36,12 +36,14 @@ def caught(broken: type[MemoryStore]) -> set[str]:
     return rejected_by(partial(memory_harness, broken), STORIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
 def test_contract_rejects(broken: type[MemoryStore]) -> None:
     """By the stories that are about what is broken: one that fails for another reason proves nothing."""
     assert BROKEN[broken] <= caught(broken)
 
 
+@pytest.mark.slow
 def test_every_story_can_fail() -> None:
     """A story that no broken store fails may be one that cannot fail."""
     can_fail = set().union(*(caught(broken) for broken in BROKEN))
