@@ -37,7 +37,7 @@ def respond(to: SessionManager, outcome: Outcome, *headers: tuple[str, str], sch
     [
         ({"codec": Codec(), "types": [Happened]}, "types and codec"),
         ({"cookie": Cookie(), "insecure_dev": True}, "cookie and insecure_dev"),
-        ({"store": "redus://cache"}, "redus:.*known schemes: local:, memcached.unix:"),
+        ({"store": "redus://cache"}, "redus:.*known schemes: local:, memcached\\+unix:"),
         ({"store": "nonsense"}, "no store URL"),
         ({"store": "memory:8"}, "takes no settings"),
         ({"store": None}, "store takes a store URL or a store, not NoneType"),

@@ -149,11 +149,23 @@ class Visitor(threading.Thread):
         self._possible = {count}
 
 
-@pytest.mark.parametrize("balancer", ["caddy", "nginx"])
+@pytest.mark.parametrize(
+    ("balancer", "server"),
+    [("caddy", None), ("nginx", None), ("caddy", "redis_server"), ("nginx", "memcached_servers")],
+)
 def test_login_and_cart_survive_kill_9_of_each_node_in_turn_under_load(
-    balancer: str, start_demo: Any, wait_until: Callable[..., Any]
+    balancer: str,
+    server: str | None,
+    start_demo: Any,
+    wait_until: Callable[..., Any],
+    request: pytest.FixtureRequest,
 ) -> None:
-    demo = start_demo("--balancer", installed(balancer))
+    elsewhere: tuple[str, ...] = ()
+    if server:
+        shared = request.getfixturevalue(server)
+        shared.fresh()
+        elsewhere = ("--store", shared.url)
+    demo = start_demo("--balancer", installed(balancer), *elsewhere)
     stop = threading.Event()
     visitors = [Visitor(demo.url, f"visitor-{number}", stop) for number in range(4)]
 
