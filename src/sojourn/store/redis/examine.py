@@ -64,7 +64,8 @@ def _memory(where: str, info: Mapping[str, str]) -> Iterator[Finding]:
         when = "if it ever gets a maxmemory, and reaches it" if limit == "0" else f"at {limit} bytes of maxmemory"
         yield Finding(
             f"{where} evicts keys: maxmemory-policy is {policy}.",
-            f"When its memory is full ({when}), it removes live sessions, and their visitors are logged out.",
+            f"When its memory is full ({when}), it removes live sessions, and their visitors are logged out. "
+            "A principal's list can go, too: then a revocation misses sessions that are still there.",
             "Set maxmemory-policy noeviction, and give it memory enough for all sessions.",
         )
 
@@ -76,7 +77,13 @@ def _disk(
         return
     if info["aof_enabled"] != "1":
         yield _without_log(where, save)
-    elif fsync is not None and (when := fsync.get("appendfsync", "always")) != "always":
+    elif fsync is None:
+        yield Finding(
+            f"{where} has an append-only file, and does not let its settings be read (CONFIG GET).",
+            "How soon it is on the disk could not be seen: with appendfsync everysec a power cut loses a second.",
+            "Allow this user +config|get, or see with whoever runs the server what appendfsync is.",
+        )
+    elif (when := fsync.get("appendfsync", "always")) != "always":
         lost = "the last second" if when == "everysec" else "the last half minute"
         yield Finding(
             f"{where} writes its append-only file to the disk later: appendfsync is {when}.",
