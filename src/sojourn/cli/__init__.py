@@ -7,20 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from sojourn.cli import demo, doctor
-from sojourn.errors import ConfigurationError, SojournError
+from sojourn.errors import SojournError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run *argv*; return the exit status: 0, 1 for a failure, 2 for a wrong setting; a command may have others.
-
-    A wrong usage exits with 2.
-    """
+    """Run *argv*; return the exit status: 0, 1 for a failure; a command may have others. A wrong usage exits with 2."""
     args = parser().parse_args(argv)
     try:
         return args.run(args) or 0
     except SojournError as error:
         print(f"sojourn {args.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigurationError) else 1
+        return 1
     except KeyboardInterrupt:
         return 130  # as shells count it: 128 and the number of the signal
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from sojourn.connect import connect
@@ -14,7 +15,7 @@ from sojourn.errors import ConfigurationError
 ENVIRONMENT = "env:"  # so that a password stands neither in the list of processes nor in the shell's history
 
 
-FOUND = 3  # the exit status for findings: another than for a store that cannot be asked
+WRONG, FOUND = 2, 3  # exit statuses: a wrong setting, findings; 1 is a store that cannot be asked
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,7 +28,11 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(args: argparse.Namespace) -> int:
     """Examine the store and print what was found; return the exit status."""
-    findings = examine(_url(args.store))
+    try:
+        findings = examine(_url(args.store))
+    except ConfigurationError as error:
+        print(f"sojourn doctor: {error}", file=sys.stderr)
+        return WRONG
     print(render(findings))
     return FOUND if findings else 0
 
