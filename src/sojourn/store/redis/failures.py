@@ -21,8 +21,10 @@ ADVICE = {
     "ASK": "is a node of a Cluster, and the key is moving to another; write the URL as redis+cluster://",
     "NOAUTH": "wants a password; write it in the URL as redis://:password@host",
     "WRONGPASS": "refuses the user or the password; compare the URL with its ACL or requirepass",
-    "NOPERM": "does not allow its user what was asked: sessions need +@read +@write +@scripting and the keys of the prefix, "
-    "an examination +info and +config|get (docs/stores/redis.md)",
+    "NOPERM": (
+        "does not allow its user what was asked: sessions need +@read +@write +@scripting and the keys of the prefix, "
+        "an examination +info and +config|get (docs/stores/redis.md)"
+    ),
     "WRONGTYPE": "has something else under a session's key; give the sessions a prefix of their own",
 }
 """What an error reply that begins with a code says about the server, and what to do."""
