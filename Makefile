@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench examples
+# One process a core. The tests of one file stay together: they share its servers, and wait for time limits more than
+# they compute.
+SPREAD := -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick check format bench programs clean
@@ -16,10 +19,10 @@ demo: $(VENV)/demo-installed  ## start three nodes and a balancer on this machin
 	@exec $(BIN)/sojourn demo --nodes 3 --store local:
 
 test: $(VENV)/dev-installed programs  ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-quick: $(VENV)/dev-installed  ## run all but the slow tests, in under a minute
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 check: $(VENV)/dev-installed  ## lint, types, layers, and the code in the docs
 	$(BIN)/ruff check $(SOURCES)
