@@ -918,7 +918,11 @@ def test_an_exception_in_a_write_leaves_no_trace_and_no_lock(store: LocalStore) 
     assert in_child(lambda: store.touch(a_key(1), START, START + 9, 1)) is DONE
 
 
-def test_a_keyboard_interrupt_in_a_write_leaves_no_trace_and_no_lock(store: LocalStore) -> None:
+def test_a_keyboard_interrupt_in_a_write_leaves_no_trace_and_no_lock(
+    store: LocalStore, request: pytest.FixtureRequest
+) -> None:
+    before_this = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of the tests ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before_this))
     store.create(a_key(1), a_record())
     before = assert_sound(store)
 

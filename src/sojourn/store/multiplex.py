@@ -170,10 +170,15 @@ class SharedConnection(asyncio.Protocol):
                 future = calls.popleft()[0]
                 if not future.done():
                     future.set_result(reply)
-            if not calls and self._reader.has_data():
-                raise self._malformed("more than was asked for")
         except self._malformed as error:
             self.close(error)
+        else:
+            if not calls and self._reader.has_data():
+                self.close(self.unasked(data))
+
+    def unasked(self, data: bytes) -> Exception:
+        """Return why the connection is closed when *data* came though nobody asked. Not to be quoted: whose is it?"""
+        return self._malformed("more than was asked for")
 
     def pause_writing(self) -> None:
         """Take no more calls: the server does not take what was sent."""

@@ -11,7 +11,7 @@ import pytest
 from tests.servers.memcached import MemcachedServer
 from tests.servers.proxy import Proxy
 
-from sojourn.store.memcached.protocol import Item, Malformed, add, get
+from sojourn.store.memcached.protocol import ErrorReply, Item, Malformed, add, get
 from sojourn.store.memcached.settings import Address
 from sojourn.store.memcached.wire import Wire, dial
 from sojourn.store.multiplex import Lost
@@ -86,5 +86,24 @@ def test_what_nobody_asked_for_closes_the_connection(server: MemcachedServer) ->
             assert reply == b"END"
             await asyncio.wait_for(wire.closed(), 5)
             assert isinstance(wire.cause, Malformed)
+
+    asyncio.run(main())
+
+
+def test_a_server_that_refuses_before_it_is_asked_is_quoted() -> None:
+    """memcached says so to a connection too many as soon as it is made, mostly before the first request is there."""
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"ERROR Too many open connections\r\n")
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        async with server, dialled(server.sockets[0].getsockname()[1]) as wire:
+            await wire.closed()
+            with pytest.raises(Lost) as raised:
+                wire.call(get(b"one"), asyncio.get_running_loop().time() + 5)
+        assert isinstance(raised.value.__cause__, ErrorReply)
+        assert str(raised.value.__cause__) == "ERROR Too many open connections"
 
     asyncio.run(main())

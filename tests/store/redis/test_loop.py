@@ -187,7 +187,11 @@ async def test_a_server_that_demands_a_password_says_so_and_the_password_is_neve
 REFUSALS = {
     "READONLY": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "is a replica and takes no writes"),
     "OOM": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "has no memory left"),
-    "NOPERM": (("ACL", "SETUSER", "default", "-set"), ("ACL", "SETUSER", "default", "+set"), "what sessions need"),
+    "NOPERM": (
+        ("ACL", "SETUSER", "default", "-set"),
+        ("ACL", "SETUSER", "default", "+set"),
+        "sessions need",
+    ),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from sojourn.store.memcached.protocol import Malformed, Replies, Reply
+from sojourn.store.memcached.protocol import ErrorReply, Malformed, Replies, Reply
 from sojourn.store.memcached.settings import Address
 from sojourn.store.multiplex import Lost, SharedConnection
 
@@ -15,6 +15,15 @@ class Wire(SharedConnection):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
         super().__init__(loop, patience, Replies(), None, Malformed)
+
+    def unasked(self, data: bytes) -> Exception:
+        """Return why the connection is closed when *data* came though nobody asked.
+
+        A memcached that takes no more connections says so before it is asked; its own words hold nobody's session.
+        """
+        if data.startswith(b"ERROR "):
+            return ErrorReply(data.partition(b"\r\n")[0].decode("ascii", "replace"))
+        return super().unasked(data)
 
     def call(self, request: bytes, due: float) -> asyncio.Future[Reply | Lost]:
         """Return what will be the reply to *request* before *due*, on the loop's clock, or a Lost as a value.
