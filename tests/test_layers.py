@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"manager"},
     {"connect", "exclusive"},
     {"store"},
-    {"drive", "codec", "crypto", "transport", "balancer"},
+    {"drive", "codec", "crypto", "transport", "balancer", "cluster"},
     {"core"},
     {"errors"},
 ]
@@ -25,6 +25,7 @@ WITHIN_A_LAYER = {("cli", "lab")}  # a command is one call into the library and 
 EVERYTHING = {"testing"}  # may import everything; nothing imports it
 
 CORE_MAY_NOT = {"time", "random", "secrets", "logging", "asyncio", "threading", "socket", "os", "io", "select", "ssl"}
+PURE = {"core": {"sojourn", "__future__"}, "cluster": {"sojourn", "__future__", "msgspec"}}  # and what they may import
 NEVER = {"pickle", "marshal", "shelve", "jsonpickle", "yaml", "http.cookies"}
 
 FILES = sorted(ROOT.rglob("*.py"))
@@ -68,12 +69,12 @@ def test_imports_go_down_only(path: Path) -> None:
         assert other == room or below or (room, other) in WITHIN_A_LAYER, f"{name_of(path)} imports {other}"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) == "core"], ids=name_of)
-def test_core_knows_no_clock_no_randomness_and_no_io(path: Path) -> None:
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) in PURE], ids=name_of)
+def test_the_core_and_the_rules_of_replication_know_no_clock_no_randomness_and_no_io(path: Path) -> None:
     for name in imports_of(path):
         top = name.split(".")[0]
         assert top not in CORE_MAY_NOT
-        assert top in {"sojourn", "__future__"} or top in _standard_library(), f"{name_of(path)} imports {name}"
+        assert top in PURE[room_of(path)] or top in _standard_library(), f"{name_of(path)} imports {name}"
     calls = {node.func.id for node in ast.walk(ast.parse(path.read_text())) if _is_plain_call(node)}
     assert not calls & {"open", "print", "input", "eval", "exec", "__import__"} - _defined_in(path)
 

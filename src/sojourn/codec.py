@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from msgspec import Raw, Struct, msgpack
 
+from sojourn.core.delta import Resolver
 from sojourn.errors import ConfigurationError, SessionTooLarge, ValueNotStorable, ValueUnreadable
 
 _VERSION = b"\x01"
@@ -32,6 +33,9 @@ _unpack = msgpack.Decoder().decode  # without a hook: an Ext stays an Ext, and n
 _int_from_bytes = partial(int.from_bytes, signed=True)
 _flat = chain.from_iterable
 Types = Iterable[type] | Mapping[str, type]
+
+ValueResolver = Callable[[Any, Any, Any], Any]
+"""Given a key's values as read, found and written (None where there is none), returns the one to store."""
 
 
 class Codec:
@@ -407,3 +411,16 @@ def _cure(kind: type) -> str:
     for base in filter(_STORABLE.__contains__, kind.__mro__):
         return f"{name}, a subclass of {base.__name__}; store a plain {base.__name__}"
     return f"{name}; store plain data that describes it, or a dataclass: Codec(types=[…])"
+
+
+def on_bytes(codec: Codec, key: str, resolve: ValueResolver) -> Resolver:
+    """Return *resolve*, for the value under *key*, as the core calls it: on encoded values."""
+
+    def value(data: bytes | None) -> Any:
+        return None if data is None else codec.decode(data, key)
+
+    def resolver(read: bytes | None, found: bytes | None, written: bytes | None) -> bytes | None:
+        answer = resolve(value(read), value(found), value(written))
+        return None if answer is None else codec.encode(answer, key)
+
+    return resolver

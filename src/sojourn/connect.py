@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import cast
 
 from sojourn.core.ops import AsyncStore, Store
+from sojourn.core.policy import Policy
 from sojourn.drive import StorePair
 from sojourn.errors import ConfigurationError
 
@@ -47,6 +48,32 @@ def connect(url: str) -> Store | AsyncStore | StorePair:
     if not colon:
         raise ConfigurationError(f"store={url!r} is no store URL; known schemes: {', '.join(schemes())}")
     return _factory(scheme)(url)
+
+
+def is_store(store: object) -> bool:
+    """Tell whether *store* is something that a manager can use: a URL, a store, or both colours of one."""
+    return isinstance(store, (str, StorePair)) or hasattr(store, "load")
+
+
+def is_async(store: Store | AsyncStore) -> bool:
+    """Tell the colour of *store*."""
+    from inspect import iscoroutinefunction  # noqa: PLC0415  it brings ast and tokenize, for this one question
+
+    return iscoroutinefunction(store.load)
+
+
+def introduce(store: object, policy: Policy, *, sealed: bool) -> None:
+    """Tell a replicating store how long an ended session must be remembered, and hear what it cannot do.
+
+    Raises ConfigurationError where records are *sealed* as a whole and the store merges them value by value.
+    """
+    if callable(bound_by := getattr(store, "bound_by", None)):
+        bound_by(policy)
+    if sealed and getattr(store, "merges", False):
+        raise ConfigurationError(
+            "keys= seals a session as a whole, and this store merges what hosts change in it value by value; "
+            "leave keys out and encrypt the disk that it is on"
+        )
 
 
 def without_password(url: str) -> str:

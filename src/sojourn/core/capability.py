@@ -150,6 +150,31 @@ class Release(NamedTuple):
         return store.release(*self)
 
 
+class LoadSeen(NamedTuple):
+    """Return the record under *key* no older than *floor* says, or None; an empty floor asks for what is here.
+
+    A floor is what ``Record.seen`` was for a browser that was shown the record. Raises StoreUnavailable where somebody
+    who may have something newer cannot be asked. A floor that nobody can have given out is none.
+    """
+
+    key: bytes
+    floor: bytes
+
+    def on(self, store: Any) -> Any:
+        """Ask *store*."""
+        return store.load_seen(*self)
+
+
+class Floor(NamedTuple):
+    """Return what a browser has seen that was shown the record which is under *key* now; empty for none."""
+
+    key: bytes
+
+    def on(self, store: Any) -> Any:
+        """Ask *store*."""
+        return store.floor(self.key)
+
+
 # -- capabilities ----------------------------------------------------------------------------------------------
 
 
@@ -213,6 +238,17 @@ class Examinable(Protocol):
         """Return a list of Finding; raise StoreUnavailable where the storage cannot be asked."""
 
 
+@runtime_checkable
+class Floored(Protocol):
+    """Has several copies, of which one may be behind; knows whether a copy is older than what a browser has seen."""
+
+    def load_seen(self, key: bytes, floor: bytes) -> Any:
+        """Perform LoadSeen."""
+
+    def floor(self, key: bytes) -> Any:
+        """Perform Floor."""
+
+
 def is_able(store: object, capability: type) -> bool:
     """Tell whether *store* has *capability*, one of the protocols above.
 
@@ -223,7 +259,7 @@ def is_able(store: object, capability: type) -> bool:
     return all(callable(getattr(store, name, None)) for name in names)
 
 
-CAPABILITIES = (Batched, Indexed, Scannable, Purgeable, Lockable, Examinable)
+CAPABILITIES = (Batched, Indexed, Scannable, Purgeable, Lockable, Examinable, Floored)
 
 Records = list[Record | None]
 """What LoadMany answers."""

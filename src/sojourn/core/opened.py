@@ -32,6 +32,8 @@ class Opened(NamedTuple):
     key: bytes | None = None
     record: Record | None = None
     events: tuple[Event, ...] = ()
+    floor: bytes = b""
+    """What the browser had seen by its own account, see ``floor``."""
     outage: StoreUnavailable | None = None
     """Why the store could not be asked, where policy then serves an anonymous visitor who can change nothing."""
 

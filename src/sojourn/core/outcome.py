@@ -59,6 +59,8 @@ class Outcome(NamedTuple):
     cookie_age: int | None = None
     """Seconds that the browser should keep an issued id; None: until it closes."""
     events: tuple[Event, ...] = ()
+    floor: bytes = b""
+    """What the browser has seen with this response, see ``floor``; goes into the token."""
 
     def after(self, *events: Event) -> Outcome:
         """Return this outcome with *events* in front of its own."""

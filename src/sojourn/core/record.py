@@ -31,6 +31,8 @@ class Record(NamedTuple):
     """True for a tombstone."""
     successor: bytes | None = None
     """Private key of the record that took over, only in the tombstone of a renewal."""
+    seen: bytes = b""
+    """What a browser that is shown this record has seen, for stores with several copies (``floor``). Not stored."""
 
     def __repr__(self) -> str:
         kind = "tombstone" if self.retired else f"{len(self.values)} keys"

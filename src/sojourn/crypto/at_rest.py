@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sojourn.core.capability import LoadMany
+from sojourn.core.capability import LoadMany, LoadSeen
 from sojourn.core.ids import handle_of
 from sojourn.core.ops import Create, Flow, Load, Update
 from sojourn.core.record import Record
@@ -117,7 +117,7 @@ def _sealed(op: Any, vault: Vault) -> Any:
 
 
 def _opened(op: Any, answer: Any, vault: Vault) -> Any:
-    if isinstance(op, Load):
+    if isinstance(op, (Load, LoadSeen)):
         return vault.open(op.key, answer)
     if isinstance(op, LoadMany):
         return [vault.open(key, record) for key, record in zip(op.keys, answer, strict=True)]
@@ -137,8 +137,8 @@ def _with(
     record: Record, values: Mapping[str, bytes], created_at: float, principal: str | None, cookie_age: int | None
 ) -> Record:
     """Return *record* with what is sealed replaced; in less than half of the time that ``_replace`` takes."""
-    _, _, accessed_at, expires_at, version, _, _, retired, successor = record
-    return Record(values, created_at, accessed_at, expires_at, version, principal, cookie_age, retired, successor)
+    _, _, accessed_at, expires_at, version, _, _, retired, successor, seen = record
+    return Record(values, created_at, accessed_at, expires_at, version, principal, cookie_age, retired, successor, seen)
 
 
 def _to_ms(seconds: float) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from random import Random
 from typing import Any, TypeVar
 
 from sojourn.codec import Codec
-from sojourn.core import lifecycle, principals
+from sojourn.core import floor, lifecycle, principals
 from sojourn.core.delta import Resolver
+from sojourn.core.floor import Presented
 from sojourn.core.ids import SessionId
+from sojourn.core.opened import Opened
 from sojourn.core.ops import Flow, Performable
 from sojourn.core.outcome import Action, Event, Outcome
 from sojourn.core.policy import Policy
@@ -35,6 +37,7 @@ class Site:
         resolvers: Mapping[str, Resolver] | None = None,
         *,
         indexed: bool = False,
+        floored: bool = False,
     ) -> None:
         self.do = do
         self.policy = policy or Policy(idle_timeout=1800, lifetime=86400, touch_interval=60, rotation_grace=10)
@@ -43,6 +46,7 @@ class Site:
         self.random = NumberedRandom()
         self.codec = Codec()
         self.indexed = indexed
+        self.floored = floored
         self.asked: list[Performable] = []
         self.reported: list[Event] = []
 
@@ -89,7 +93,12 @@ class Site:
 
     def open(self, *ids: SessionId) -> Session:
         """Open a session as a server does when a handler first looks."""
-        return self.opened(self.run(lifecycle.open(ids, self.policy, self.clock())))
+        return self.opened(self.run(self.opening([Presented(id) for id in ids])))
+
+    def opening(self, presented: Sequence[Presented]) -> Flow[Opened]:
+        """Return the flow that opens a session for what a browser presents."""
+        flow = lifecycle.open([one.id for one in presented], self.policy, self.clock())
+        return floor.opening(flow, presented) if self.floored else flow
 
     def opened(self, found: Any) -> Session:
         """Return a session on what ``open`` found, already looked at."""
@@ -99,7 +108,12 @@ class Site:
 
     def commit(self, session: Session) -> Outcome:
         """Commit a session."""
-        return self.run(lifecycle.commit(session, session.delta(), self.terms()))
+        return self.run(self.committing(session))
+
+    def committing(self, session: Session) -> Flow[Outcome]:
+        """Return the flow of a commit."""
+        flow = lifecycle.commit(session, session.delta(), self.terms())
+        return floor.committing(flow, session) if self.floored else flow
 
 
 class Browser:
@@ -107,10 +121,15 @@ class Browser:
 
     def __init__(self, site: Site, id: SessionId | None = None) -> None:
         self.site, self.id = site, id
+        self.floor = b""
+
+    def presents(self) -> list[Presented]:
+        """Return what the cookie says."""
+        return [Presented(self.id, self.floor)] if self.id else []
 
     def begin(self) -> Session:
         """Send a request; return its session while the handler runs."""
-        return self.site.open(*([self.id] if self.id else []))
+        return self.site.opened(self.site.run(self.site.opening(self.presents())))
 
     def finish(self, session: Session) -> Outcome:
         """Let the handler end, and take what the response says."""
@@ -121,7 +140,7 @@ class Browser:
     def take(self, outcome: Outcome) -> None:
         """Take a response's cookie."""
         if outcome.action is not Action.KEEP:
-            self.id = outcome.id
+            self.id, self.floor = outcome.id, outcome.floor
 
     def visit(self, handler: Callable[[Session], object] = lambda session: None) -> Outcome:
         """Send a request that *handler* serves, and take the response."""
@@ -179,12 +198,11 @@ def in_steps(
     The browser takes no cookie from it: a test that wants that does it when the answer arrives.
     """
     site = browser.site
-    ids = [browser.id] if browser.id else []
-    found = yield from _paused(Steps(lifecycle.open(ids, site.policy, site.clock()), site))
+    found = yield from _paused(Steps(site.opening(browser.presents()), site))
     session = site.opened(found)
     handler(session)
     yield
-    answers.append((yield from _paused(Steps(lifecycle.commit(session, session.delta(), site.terms()), site))))
+    answers.append((yield from _paused(Steps(site.committing(session), site))))
 
 
 def _paused(steps: Steps) -> Generator[None, None, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sojourn.core.floor import spell
 from sojourn.core.outcome import Action, Outcome
 from sojourn.transport.caching import forbid_shared_caching, overrides_cache_control, vary
 from sojourn.transport.cookie import Cookie
@@ -18,7 +19,7 @@ def tell(outcome: Outcome, headers: Headers, cookie: Cookie, now: float) -> Head
         return headers
     if outcome.action is Action.ISSUE:
         assert outcome.id is not None
-        line = cookie.issue(outcome.id.public, outcome.cookie_age, now=now)
+        line = cookie.issue(spell(outcome.id, outcome.floor), outcome.cookie_age, now=now)
     else:
         line = cookie.expire()
     headers = _merged(headers, "cache-control", forbid_shared_caching(_values(headers, "cache-control")))
