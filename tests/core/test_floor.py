@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sojourn.core import floor
 from sojourn.core.capability import Floor, Floored, LoadSeen, is_able
-from sojourn.core.floor import MOST, Presented
+from sojourn.core.floor import MOST
 from sojourn.core.ids import SessionId
 from sojourn.core.ops import Load
 from sojourn.core.outcome import Action
@@ -44,9 +44,8 @@ class FlooredStore(MemoryStore):
     def others(self, key: bytes, **values: bytes) -> None:
         record = self.load(key)
         assert record
-        self.update(
-            key, record._replace(values={**record.values, **values}, version=record.version + 1), record.version
-        )
+        newer = record._replace(values={**record.values, **values}, version=record.version + 1)
+        self.update(key, newer, record.version)
 
 
 class Shop:
@@ -76,7 +75,6 @@ def shop() -> Shop:
 
 @given(st.binary(max_size=MOST * 3 // 4))
 def test_a_token_says_what_it_was_made_of(seen: bytes) -> None:
-    assert floor.parse(floor.spell(ID, seen)) == Presented(SessionId.parse(ID.public), seen) or not seen
     parsed = floor.parse(floor.spell(ID, seen))
     assert parsed is not None
     assert (parsed.id.public, parsed.floor) == (ID.public, seen)
