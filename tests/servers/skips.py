@@ -19,6 +19,7 @@ PACKAGES = {
     "memcached": "memcached",
     "nginx": "nginx-light",
     "curl": "curl",
+    "ip": "iproute2",
     "chromium": "chromium",
 }
 SYSTEM = "/usr/sbin:/usr/local/sbin"  # where Debian keeps servers, and where an ordinary user's PATH does not look
