@@ -168,6 +168,7 @@ class Account:
         self.sure: dict[str, Span] = {}
         self.doubtful: set[str] = set()
         self.doubt: Act | None = None  # something that may have ended the session
+        self.alone: Act | None = None  # what may have ended it under a login, which then went on without its values
         self.logged_in = False
         self.born = self.last = Span(-inf, -inf)
 
@@ -209,13 +210,17 @@ class Account:
         elif seen.secret != self.secret:
             self.verdict.blame("crossed, or revived", visit, f"and not {self.secret}")
         else:
-            self.last = visit.span
+            self.last, self.alone = visit.span, None
             self._check_items(visit, seen.items)
 
     def _found_empty(self, visit: Visit, seen: Seen) -> None:
         """A session without values is seen, or was seen the last time and a write in doubt has begun to fill it."""
         if self.secret is None:
             self.verdict.blame("crossed, or revived", visit, "and not nobody")
+        elif self.secret and self.alone:
+            self.verdict.counts[f"ended under a login by a {self.alone} in doubt"] += 1
+            self._forget()
+            self.logged_in = True
         elif self.secret:
             self._note_loss("session", visit, self._forgives_all(visit.presented), self.secret)
             self._forget()
@@ -312,6 +317,8 @@ class Account:
         elif visit.presented:
             renewal = visit.act is Act.ROTATE
             self._retire(visit, visit.span.ended + (self.grace if renewal else 0.0))
+        # A commit in doubt may have been executed after this login had looked, and before it retired the old id.
+        self.alone = self.doubt if visit.act is Act.LOGIN else None
         self.doubt, self.born, self.last = None, visit.span, visit.span
         self.logged_in = self.logged_in or visit.act is Act.LOGIN
 

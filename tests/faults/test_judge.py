@@ -40,6 +40,7 @@ HELD = [BEGUN, append(2, 2, seen(1))]
 DOUBTFUL = append(3, 3, seen(1, 2), answer=Answer.DOUBTFUL, error=StoreUnavailable("no answer"))
 LOGGED_IN = [*HELD, at(3, Act.LOGIN, seen(1, 2), issued="b")]
 LOGGED_OUT = [*HELD, at(3, Act.LOGOUT, seen(1, 2))]
+IN_DOUBT = [*HELD, at(3, Act.LOGIN, seen(1, 2), answer=Answer.DOUBTFUL, error=StoreUnavailable("no answer"))]
 RENEWED = [*HELD, at(3, Act.ROTATE, seen(1, 2), issued="b")]
 
 GOOD: dict[str, list[Visit]] = {
@@ -52,6 +53,16 @@ GOOD: dict[str, list[Visit]] = {
     "logged out": [*LOGGED_OUT, at(5, Act.PROBE, NOBODY)],
     "a logout in doubt did": [*HELD, at(3, Act.LOGOUT, seen(1, 2), answer=Answer.DOUBTFUL), at(5, Act.READ, NOBODY)],
     "or did not": [*HELD, at(3, Act.LOGOUT, seen(1, 2), answer=Answer.DOUBTFUL), at(5, Act.READ, seen(1, 2))],
+    "a login in doubt, done late under the next one": [
+        *IN_DOUBT,
+        at(5, Act.LOGIN, seen(1, 2), issued="b"),
+        append(6, 3, Seen(""), presented="b", secret="anna/6/other"),
+    ],
+    "or not done": [
+        *IN_DOUBT,
+        at(5, Act.LOGIN, seen(1, 2), issued="b"),
+        at(6, Act.READ, seen(1, 2), presented="b"),
+    ],
     "revoked": [*LOGGED_IN, at(5, Act.REVOKE, presented="b"), at(6, Act.READ, NOBODY, presented="b")],
     "not revoked, since not logged in": [*HELD, at(5, Act.REVOKE), at(6, Act.READ, seen(1, 2))],
     "a renewed id serves for the grace": [*RENEWED, at(4, Act.PROBE, seen(1, 2)), at(9, Act.PROBE, NOBODY)],
@@ -68,6 +79,16 @@ WRONG: dict[str, tuple[str, list[Visit]]] = {
     "a session under a request": ("lost session", [*HELD, append(4, 3, seen(1, 2), answer=Answer.LOST)]),
     "a session by a login": ("lost session", [*LOGGED_IN, at(5, Act.READ, NOBODY, presented="b")]),
     "an item by a renewal": ("lost item", [*RENEWED, at(5, Act.READ, seen(1), presented="b")]),
+    "the values by a login": ("lost session", [*LOGGED_IN, at(5, Act.READ, Seen(""), presented="b")]),
+    "the values after a login in doubt was settled": (
+        "lost session",
+        [
+            *IN_DOUBT,
+            at(5, Act.LOGIN, seen(1, 2), issued="b"),
+            at(6, Act.READ, seen(1, 2), presented="b"),
+            at(7, Act.READ, Seen(""), presented="b"),
+        ],
+    ),
     "twice": ("doubled", [*HELD, at(4, Act.READ, seen(1, 2, 2))]),
     "twice after another try": ("doubled", [*HELD, DOUBTFUL, append(5, 3, seen(1, 2)), at(6, Act.READ, seen(1, 3, 3))]),
     "another order": ("out of order", [*HELD, at(4, Act.READ, seen(2, 1))]),
