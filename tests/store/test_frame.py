@@ -102,6 +102,7 @@ records = st.builds(
     cookie_age=st.none() | st.integers(-(2**31), 2**40),
     retired=st.booleans(),
     successor=st.none() | st.binary(min_size=32, max_size=32),
+    seen=st.just(b""),
 )
 
 
