@@ -8,9 +8,11 @@ SOURCES := src tests bench examples
 # One process a core. The tests of one file stay together: they share its servers, and wait for time limits more than
 # they compute.
 SPREAD := -n logical --dist loadfile
+# The first of the seeds that `make nightly` goes through: another number each night finds more.
+FIRST ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick check format bench programs clean
+.PHONY: help demo test test-quick check format nightly bench programs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +35,10 @@ check: $(VENV)/dev-installed  ## lint, types, layers, and the code in the docs
 format: $(VENV)/dev-installed  ## lay the code out
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+nightly: $(VENV)/dev-installed programs  ## simulate ten thousand clusters, break real ones for hours; prints what was wrong
+	$(BIN)/python -m sojourn.testing.simulation --seeds $(FIRST) $$(($(FIRST) + 10000))
+	SOJOURN_TRIALS=200 SOJOURN_HISTORIES=tests/output/histories $(BIN)/python -m pytest -s tests/faults/peers
 
 bench: $(VENV)/bench-installed programs  ## measure; prints tables, fails nothing
 	$(BIN)/python -m bench

@@ -19,6 +19,7 @@ ENTRY_POINTS = "sojourn.stores"
 
 _REDIS = ("sojourn.store.redis.settings", "RedisUrl", "redis")
 _MEMCACHED = ("sojourn.store.memcached.settings", "MemcachedUrl", None)
+_PEERS = ("sojourn.store.peers", "PeersUrl", "peers")
 
 _CREDENTIALS = re.compile(r"//.*@")
 
@@ -26,6 +27,7 @@ _CREDENTIALS = re.compile(r"//.*@")
 _BUILT_IN = {
     "memory": ("sojourn.store.memory", "MemoryStore", None),
     "local": ("sojourn.store.local", "LocalStore", "local"),
+    "peers": _PEERS,
     "memcached": _MEMCACHED,
     "memcacheds": _MEMCACHED,
     "memcached+unix": _MEMCACHED,

@@ -80,6 +80,10 @@ class Tab:
         """Return the text of an element, or the empty text where there is none."""
         return str(self.ask(f"(document.querySelector({json.dumps(selector)}) || {{}}).textContent || ''"))
 
+    def shows(self, selector: str) -> bool:
+        """Tell whether an element can be seen."""
+        return bool(self.ask(f"!!(document.querySelector({json.dumps(selector)}) || {{}}).offsetParent"))
+
     def picture(self, name: str, width: int, height: int) -> None:
         """Save a screenshot of the whole page at this width."""
         OUTPUT.mkdir(exist_ok=True)
@@ -156,3 +160,35 @@ def test_a_visitor_keeps_login_and_cart_when_the_node_that_answered_is_killed(
     browser.click(f"[data-node={answered}] .restart")
     wait_until(lambda: browser.text(f"[data-node={answered}] .state") == "up")
     assert browser.text("#user") == "Ada"
+
+
+def test_a_visitor_buys_on_while_one_host_is_cut_off_and_sees_how_the_stores_part_and_meet(
+    start_demo: Any, browser: Tab, wait_until: Callable[..., Any]
+) -> None:
+    demo = start_demo("--store", "peers:")
+    nodes = ("node-1", "node-2", "node-3")
+
+    def held() -> list[str]:
+        return [browser.text(f"[data-node={node}] .held") for node in nodes]
+
+    def bought(count: int) -> None:
+        """Press until the shop confirms it; a host that cannot answer shows a page that leads back by itself."""
+        wait_until(lambda: browser.text("[data-item=tent] b") or browser.text("#back"))
+        browser.click("button[value=tent]" if browser.text("#node") else "#back")
+        wait_until(lambda: browser.text("[data-item=tent] b") == str(count))
+
+    browser.go(demo.url)
+    browser.click("button[value=tent]")
+    wait_until(lambda: held() == ["1"] * 3)
+    browser.click("[data-node=node-3] .cut")
+    wait_until(lambda: browser.shows("[data-node=node-3] .apart"))
+    assert not browser.shows("[data-node=node-3] .cut")
+    assert not browser.shows("[data-node=node-1] .heal")
+    bought(2)
+    wait_until(lambda: len(set(held())) == 2)
+    browser.picture("demo-hosts.png", 1280, 960)
+    assert browser.ask("document.documentElement.scrollWidth") == 1280
+    browser.picture("demo-hosts-narrow.png", 375, 812)
+    assert browser.ask("document.documentElement.scrollWidth") == 375
+    browser.click("[data-node=node-3] .heal")
+    wait_until(lambda: held() == ["2"] * 3)

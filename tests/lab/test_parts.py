@@ -5,11 +5,13 @@ import socket
 
 import pytest
 
+from sojourn.cluster.settings import Settings as Cluster
 from sojourn.errors import ConfigurationError
 from sojourn.lab.cart import MOST, Cart, change, merge, total
 from sojourn.lab.gathering import GatheringTransport
 from sojourn.lab.ports import Berth, address_of, listen
 from sojourn.lab.settings import MOST_NODES, Settings
+from sojourn.lab.urls import settings_in, url_of
 
 # -- the cart ----------------------------------------------------------------------------------------------
 
@@ -88,12 +90,25 @@ def test_a_port_in_use_is_refused_with_the_cure() -> None:
         ({"store": "memory:"}, "each of 3 nodes would have its own; use --store local:, or --nodes 1"),
         ({"store": "shoebox:"}, "shoebox:"),
         ({"store": "shoebox"}, "no store URL"),
+        ({"store": "peers://app1.example,app2.example"}, "a demo makes hosts of its own"),
+        ({"store": "peers:?path=/var/lib/shop"}, "path= is given to each host by the demo"),
+        ({"store": "peers:?self=127.0.0.1:1"}, "self= is given to each host by the demo"),
+        ({"store": "peers:?copies=none"}, "copies=none"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_cure(settings: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         Settings(**settings)  # type: ignore[arg-type]
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("store", ["peers:", "peers:?copies=2&acks=all&alone=refuse"])
+def test_hosts_of_the_demo_s_own_may_be_given_settings(store: str) -> None:
+    settings = settings_in(Settings(store=store).store)
+    url = url_of("127.0.0.1:1", ["127.0.0.1:1", "127.0.0.1:2"], "127.0.0.1:3", "/tmp/a b", settings)
+    found = Cluster.from_url(url)
+    assert (found.me, found.seeds, found.listen) == ("127.0.0.1:1", ("127.0.0.1:1", "127.0.0.1:2"), "127.0.0.1:3")
+    assert (found.path, found.sync, found.copies) == ("/tmp/a b", False, 2 if settings else None)
 
 
 def test_one_node_may_keep_sessions_in_its_memory() -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sojourn.cli import demo, doctor
+from sojourn.cli import cluster, demo, doctor
 from sojourn.errors import SojournError
 
 
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     demo.add_to(commands)
     doctor.add_to(commands)
+    cluster.add_to(commands)
     return top
 
 

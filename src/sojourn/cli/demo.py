@@ -20,7 +20,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     about = "start a shop on several nodes behind a balancer; Ctrl-C ends all of it"
     parser = commands.add_parser("demo", help=about, description=about)
     parser.add_argument("--nodes", type=int, default=3, help="how many (default: 3)")
-    parser.add_argument("--store", default="local:", help="where sessions live, a store URL (default: local:)")
+    where = "where sessions live, a store URL (default: local:); peers: for hosts with stores of their own"
+    parser.add_argument("--store", default="local:", help=where)
     parser.add_argument("--balancer", choices=BALANCERS, default="caddy", help="default: caddy")
     parser.add_argument("--port", type=int, default=0, help="of the balancer; 0, the default, takes any free one")
     parser.set_defaults(run=run)

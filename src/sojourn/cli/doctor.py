@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import Any
 
+from sojourn.cli.urls import url_in
 from sojourn.connect import connect
 from sojourn.core.capability import Examinable, Finding, is_able
 from sojourn.drive import StorePair
 from sojourn.errors import ConfigurationError
-
-ENVIRONMENT = "env:"  # so that a password stands neither in the list of processes nor in the shell's history
-
 
 WRONG, FOUND = 2, 3  # exit statuses: a wrong setting, findings; 1 is a store that cannot be asked
 
@@ -29,7 +26,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 def run(args: argparse.Namespace) -> int:
     """Examine the store and print what was found; return the exit status."""
     try:
-        findings = examine(_url(args.store))
+        findings = examine(url_in(args.store))
     except ConfigurationError as error:
         print(f"sojourn doctor: {error}", file=sys.stderr)
         return WRONG
@@ -56,12 +53,3 @@ def render(findings: list[Finding]) -> str:
     if not findings:
         return "Nothing here puts sessions at risk."
     return "\n\n".join(f"{one.what}\n    risk: {one.risk}\n    cure: {one.cure}" for one in findings)
-
-
-def _url(text: str) -> str:
-    if not text.startswith(ENVIRONMENT):
-        return text
-    name = text.removeprefix(ENVIRONMENT)
-    if not (url := os.environ.get(name)):
-        raise ConfigurationError(f"the environment has no variable {name!r}, or it is empty")
-    return url

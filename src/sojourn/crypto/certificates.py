@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from sojourn.errors import ConfigurationError
 
 AUTHORITY, HOST, HOST_KEY = "ca.pem", "host.pem", "host.key"  # what the ``tls=`` directory of a host holds
+REVOKED = "crl.pem"  # the list of revoked certificates, which may lie there, too
 PRIVATE, PRIVATE_KEY = "ca", "ca.key"  # the directory that no host gets, and the key in it
 AUTHORITY_DAYS = 3650
 HOST_DAYS = 365
@@ -49,13 +50,14 @@ class Issued:
 class Authority:
     """A test authority in a directory: ``ca/ca.pem`` and ``ca/ca.key``. Times are seconds since the epoch.
 
-    Every method raises ConfigurationError, naming the file and the cure. Nothing is overwritten, ever.
+    Every method raises ConfigurationError, naming the file and the cure. No certificate or key is ever overwritten.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory).absolute()
         self.certificate = self.directory / PRIVATE / AUTHORITY
         self.key = self.directory / PRIVATE / PRIVATE_KEY
+        self.revoked = self.directory / PRIVATE / REVOKED
 
     def exists(self) -> bool:
         """Tell whether there is one already."""
@@ -83,7 +85,7 @@ class Authority:
         directory = self.directory_of(host)
         if not directory.is_dir():
             raise ConfigurationError(f"{directory} is not there; to make a first certificate, leave --renew out")
-        before = _unused(directory, now)
+        before = _unused(directory, "before", now)
         directory.rename(before)
         try:
             issued = self._issue(host, directory, now, days)
@@ -91,6 +93,38 @@ class Authority:
             before.rename(directory)
             raise
         return Issued(issued.host, issued.directory, issued.until, before)
+
+    def revoke(self, host: str, now: float) -> list[Path]:
+        """Put all certificates that a host has had here on the list in ``ca/crl.pem``; return their directories.
+
+        They are kept under other names, so that the host can be given a new one.
+        """
+        directory = self.directory_of(host)
+        found = [directory, *self.directory.glob(f"{directory.name}_before_*")]
+        serials = [serial for path in found if (serial := _serial(path / HOST)) is not None]
+        if not serials:
+            raise ConfigurationError(f"{directory} has no certificate, so there is nothing to revoke")
+        self._list([*self._listed(), *(_revoked(serial, now) for serial in serials)], now)
+        after = [_unused(path, "revoked", now) for path in found if path.is_dir()]
+        for path, other in zip([path for path in found if path.is_dir()], after, strict=True):
+            path.rename(other)
+        return after
+
+    def _listed(self) -> list[x509.RevokedCertificate]:
+        return list(x509.load_pem_x509_crl(self.revoked.read_bytes())) if self.revoked.exists() else []
+
+    def _list(self, revoked: Sequence[x509.RevokedCertificate], now: float) -> None:
+        """Put the list in place as a whole. It is valid as long as the authority: one that has run out stops all."""
+        authority, signs = self._read()
+        builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject)
+        builder = builder.last_update(_span(now, 0)[0]).next_update(authority.not_valid_after_utc)
+        by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signs.public_key())
+        builder = builder.add_extension(by, critical=False).add_extension(x509.CRLNumber(len(revoked)), critical=False)
+        for one in revoked:
+            builder = builder.add_revoked_certificate(one)
+        new = self.revoked.with_name(f".{REVOKED}.{os.urandom(4).hex()}")
+        _write(new, builder.sign(signs, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        new.replace(self.revoked)
 
     def check_new(self, host: str) -> None:
         """Make sure that a host has a proper name and no certificate here yet."""
@@ -215,6 +249,19 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
     )
 
 
+def _revoked(serial: int, now: float) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(serial)
+    return builder.revocation_date(datetime.datetime.fromtimestamp(now, datetime.UTC)).build()
+
+
+def _serial(path: Path) -> int | None:
+    """Return the serial number of the certificate in a file, or None where there is none."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+    except (OSError, ValueError):
+        return None
+
+
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
@@ -252,10 +299,10 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
 
 
-def _unused(directory: Path, now: float) -> Path:
-    """Return a name beside *directory* that says when it was replaced."""
+def _unused(directory: Path, why: str, now: float) -> Path:
+    """Return a name beside *directory* that says why and when it was put there."""
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    name, number = f"{directory.name}_before_{moment:%Y%m%dT%H%M%SZ}", 1
+    name, number = f"{directory.name}_{why}_{moment:%Y%m%dT%H%M%SZ}", 1
     found = directory.with_name(name)
     while found.exists():
         number += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 from typing import Literal, Self
@@ -32,6 +33,10 @@ class NodeStatus:
     pid: int
     state: State
     log: str
+    agent: int = 0
+    """The pid of its host's agent, where it has one."""
+    cut: bool = False
+    """Whether its host is cut off from the others."""
 
 
 class Node:
@@ -73,17 +78,19 @@ class Node:
     async def restart(self) -> None:
         """Start it, after asking it to end if it runs. Raises ConfigurationError when it does not come up."""
         async with self._turn:
-            if self._child:
-                await self._child.end()
+            await self._end()
             self.launch()
             await self.ready()
 
     async def close(self) -> None:
         """End it for good, after a restart that may be under way."""
         async with self._turn:
-            if self._child:
-                await self._child.end()
+            await self._end()
             self._berth.close()
+
+    async def _end(self) -> None:
+        if self._child:
+            await self._child.end()
 
 
 class Cluster:
@@ -93,10 +100,9 @@ class Cluster:
     """
 
     def __init__(
-        self, setup: Setup, balancer: Balancer, *, program: str, sock: socket, aside: Aside, directory: Path
+        self, nodes: Sequence[Node], balancer: Balancer, *, program: str, sock: socket, aside: Aside, directory: Path
     ) -> None:
-        self.directory = directory
-        self.nodes = [Node(replace(setup, node=f"node-{n}"), directory) for n in range(1, setup.nodes + 1)]
+        self.directory, self.nodes = directory, nodes
         self.site = Site(address_of(sock), tuple(node.address for node in self.nodes), aside)
         self._kind, self._program, self._sock = balancer, program, sock
         self._balancer: Child | None = None

@@ -8,9 +8,9 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import socket
 
@@ -20,11 +20,14 @@ from starlette.types import ASGIApp
 from sojourn.balancer.nodes import Aside
 from sojourn.errors import ConfigurationError
 from sojourn.lab.balancers import BALANCERS
-from sojourn.lab.cluster import Cluster
+from sojourn.lab.cluster import Cluster, Node
 from sojourn.lab.control import DOWN, PREFIX, control
+from sojourn.lab.hosts import Host
 from sojourn.lab.ports import address_of, listen
+from sojourn.lab.relay import Network
 from sojourn.lab.settings import Settings
 from sojourn.lab.shop import Setup
+from sojourn.lab.urls import is_replicated, settings_in
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -86,12 +89,25 @@ def _cancelled_by_signals() -> asyncio.Event:
 async def _running(settings: Settings) -> AsyncIterator[Cluster]:
     balancer = BALANCERS[settings.balancer]
     program, token = balancer.find(), secrets.token_urlsafe(16)
-    setup = Setup(store=settings.store, nodes=settings.nodes, token=token)
     with listen(settings.port) as sock, listen() as own, _directory() as directory:
-        aside = Aside(PREFIX, address_of(own), DOWN)
-        cluster = Cluster(setup, balancer, program=program, sock=sock, aside=aside, directory=directory)
-        async with cluster, _served(control(cluster.nodes, token), own):
-            yield cluster
+        async with _nodes(settings, token, directory) as nodes:
+            aside = Aside(PREFIX, address_of(own), DOWN)
+            cluster = Cluster(nodes, balancer, program=program, sock=sock, aside=aside, directory=directory)
+            async with cluster, _served(control(nodes, token), own):
+                yield cluster
+
+
+@asynccontextmanager
+async def _nodes(settings: Settings, token: str, directory: Path) -> AsyncIterator[Sequence[Node]]:
+    """Make the nodes: web processes that share a store, or hosts of which each has its own."""
+    setup = Setup(store=settings.store, nodes=settings.nodes, token=token)
+    setups = [replace(setup, node=f"node-{number}") for number in range(1, settings.nodes + 1)]
+    if not is_replicated(settings.store):
+        yield [Node(setup, directory) for setup in setups]
+        return
+    chosen = settings_in(settings.store)
+    async with Network(len(setups)) as network:
+        yield [Host(setup, directory, number, network, chosen) for number, setup in enumerate(setups)]
 
 
 @contextmanager
@@ -103,10 +119,15 @@ def _directory() -> Iterator[Path]:
     except ConfigurationError:
         raise
     except BaseException:
-        shutil.rmtree(path)
+        _remove(path)
         raise
     else:
-        shutil.rmtree(path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove what is there. An agent that a web process has just put in the place of a killed one may still write."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
 class _Server(uvicorn.Server):
@@ -136,6 +157,13 @@ def _started(settings: Settings, cluster: Cluster) -> Started:
         (
             Process("balancer", address.port, balancer.pid, str(balancer.log)),
             *(Process(node.name, node.port, node.pid, node.log) for node in nodes),
+            *(_agent(host) for host in cluster.nodes if isinstance(host, Host)),
             Process("control", own.to.port, os.getpid(), None),
         ),
     )
+
+
+def _agent(host: Host) -> Process:
+    status = host.status()
+    name = status.name.replace("node", "agent")
+    return Process(name, host.agent_address.port, status.agent, str(host.agent_log))

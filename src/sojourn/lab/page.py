@@ -39,6 +39,8 @@ class View:
     values: Mapping[str, Any]
     nodes: Sequence[NodeView]
     token: str
+    hosts: bool = False
+    """Whether each node is a host with a store of its own."""
 
 
 DOWN: Mapping[int, str] = {
@@ -56,16 +58,33 @@ def shop_page(view: View) -> str:
     return _document(words.title, view.language, body)
 
 
-def down_page(status: int, nodes: Iterable[NodeView], token: str) -> str:
+def down_page(status: int, nodes: Iterable[NodeView], token: str, hosts: bool = False) -> str:
     """Return the page for a visitor whom no node has answered."""
-    words = TEXTS[DEFAULT]
-    panel = _nodes(nodes, token, words, "One that is up is enough: restart one, then go back.")
+    panel = _nodes(nodes, token, TEXTS[DEFAULT], "One that is up is enough: restart one, then go back.", hosts)
+    return _sorry("No answer from the shop", f"{DOWN[status]} The session is safe.", panel)
+
+
+def unavailable_page(node: str, changed: bool, nodes: Iterable[NodeView], token: str, hosts: bool) -> str:
+    """Return the page for a visitor whose session *node* cannot get hold of, or whose change is not safe there."""
+    panel = _nodes(nodes, token, TEXTS[DEFAULT], TEXTS[DEFAULT].hosts_hint if hosts else "", hosts)
+    why = UNSAFE if changed else UNSEEN
+    return _sorry(f"{escape(node)} cannot answer for your session", why, panel)
+
+
+UNSEEN = (
+    "Your browser has seen a newer session than the one here, and the host that has it cannot be reached. Rather no "
+    "answer than an old one. The next request goes to another host."
+)
+UNSAFE = "The change may or may not have been made: no other host has confirmed it. The next look shows which."
+
+
+def _sorry(what: str, why: str, panel: str) -> str:
     body = (
-        f'<main class="down"><section class="card"><h1>No answer from the shop</h1><p>{DOWN[status]} '
-        f'The session is safe.</p><p><a class="button" href="/">Back to the shop</a></p></section>'
+        f'<main class="down"><section class="card"><h1>{what}</h1><p>{why}</p>'
+        f'<p><a class="button" id="back" href="/">Back to the shop</a></p></section>'
         f'<aside class="card">{panel}</aside></main>'
     )
-    return _document(words.title, DEFAULT, body)
+    return _document(TEXTS[DEFAULT].title, DEFAULT, body)
 
 
 # -- the head of the page ----------------------------------------------------------------------------------
@@ -165,27 +184,43 @@ def _total(cart: Cart, words: Texts) -> str:
 
 
 def _backstage(view: View, words: Texts) -> str:
-    nodes = _nodes(view.nodes, view.token, words, words.nodes_hint) if view.nodes else ""
+    hint = words.hosts_hint if view.hosts else words.nodes_hint
+    nodes = _nodes(view.nodes, view.token, words, hint, view.hosts) if view.nodes else ""
     return (
         f'<aside class="card backstage"><h2>{words.backstage}</h2>{nodes}'
         f"{_trail(view, words)}{_session(view, words)}</aside>"
     )
 
 
-def _nodes(nodes: Iterable[NodeView], token: str, words: Texts, hint: str) -> str:
-    rows = "".join(_node(number, node, token, words) for number, node in enumerate(nodes, 1))
-    return f'<h3>{words.nodes}</h3><p class="quiet">{hint}</p><ul class="nodes">{rows}</ul>'
+def _nodes(nodes: Iterable[NodeView], token: str, words: Texts, hint: str, hosts: bool) -> str:
+    rows = "".join(_node(number, node, token, words, hosts) for number, node in enumerate(nodes, 1))
+    title = words.hosts if hosts else words.nodes
+    return f'<h3>{title}</h3><p class="quiet">{hint}</p><ul class="nodes">{rows}</ul>'
 
 
-def _node(number: int, node: NodeView, token: str, words: Texts) -> str:
+def _node(number: int, node: NodeView, token: str, words: Texts, hosts: bool) -> str:
     at = f"/_lab/nodes/{number}"
     return (
         f'<li class="{_colour(node.name)}" data-node="{escape(node.name)}" data-state="{node.state}">'
         f'<b class="dot">{escape(node.name)}</b><span class="state">{node.state}</span><small class="pid"></small>'
+        f"{_store_of_its_own(words) if hosts else ''}"
         f'<form method="post"><input type="hidden" name="token" value="{escape(token)}">'
         f'<button class="kill" formaction="{at}/kill">{words.kill}</button>'
-        f'<button class="restart" formaction="{at}/restart">{words.restart}</button></form></li>'
+        f'<button class="restart" formaction="{at}/restart">{words.restart}</button>'
+        f"{_faults(at, words) if hosts else ''}</form></li>"
     )
+
+
+def _faults(at: str, words: Texts) -> str:
+    return (
+        f'<button class="cut" formaction="{at}/cut" title="{words.cut_hint}">{words.cut}</button>'
+        f'<button class="heal" formaction="{at}/heal">{words.heal}</button>'
+        f'<button class="wipe" formaction="{at}/wipe" title="{words.wipe_hint}">{words.wipe}</button>'
+    )
+
+
+def _store_of_its_own(words: Texts) -> str:
+    return f'<small class="own">{words.holds} <b class="held"></b></small><b class="apart">{words.apart}</b>'
 
 
 def _trail(view: View, words: Texts) -> str:

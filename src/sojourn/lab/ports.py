@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 from sojourn.balancer.nodes import Address
 from sojourn.errors import ConfigurationError
@@ -60,3 +61,23 @@ class Berth:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((LOOPBACK, port))
         return sock
+
+
+class Reserved:
+    """A port for a server that binds it by itself, and that nobody else is given while it does not run.
+
+    Linux lets two sockets with SO_REUSEADDR bind to one port as long as only one of them listens; ours never does.
+    Other systems do not; there the port is only looked up, and somebody faster makes the server end with an error.
+    """
+
+    def __init__(self) -> None:
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind((LOOPBACK, 0))
+        self.address = address_of(self._held)
+        if sys.platform != "linux":
+            self._held.close()
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._held.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sojourn.connect import connect
 from sojourn.errors import ConfigurationError
 from sojourn.lab.balancers import BALANCERS
+from sojourn.lab.urls import is_replicated, settings_in
 
 MOST_NODES = 9  # each is a Python process of about 50 MB, and has a colour of its own on the page
 
@@ -35,4 +36,7 @@ class Settings:
                 f"store=memory: keeps sessions inside one process, so each of {self.nodes} nodes would have its own; "
                 "use --store local:, or --nodes 1"
             )
-        connect(self.store)  # raises for an unknown scheme, a missing driver, a wrong setting in the URL
+        if is_replicated(self.store):
+            settings_in(self.store)  # raises for a wrong setting
+        else:
+            connect(self.store)  # raises for an unknown scheme, a missing driver, a wrong setting in the URL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,9 +20,11 @@ from sojourn.adapters.starlette import SessionMiddleware, get_session
 from sojourn.lab import page
 from sojourn.lab.cart import change, merge
 from sojourn.lab.catalog import CATALOG
+from sojourn.lab.explained import Explained
 from sojourn.lab.forms import read_form, wants_page
 from sojourn.lab.origin import SameOrigin
 from sojourn.lab.texts import DEFAULT, TEXTS
+from sojourn.lab.urls import is_replicated
 from sojourn.transport.cookie import Cookie
 
 COOKIE = "sojourn_demo"  # its own: to a browser all ports of 127.0.0.1 are one host and share their cookies
@@ -59,6 +62,15 @@ class Setup:
             "SOJOURN_LAB_TOKEN": self.token,
         }
 
+    @property
+    def hosts(self) -> bool:
+        """Whether each node is a host with a store of its own."""
+        return is_replicated(self.store)
+
+    def views(self) -> list[page.NodeView]:
+        """Return the nodes for a panel, their states yet unknown."""
+        return [page.NodeView(f"node-{number}") for number in range(1, self.nodes + 1)]
+
 
 def shop(setup: Setup) -> Starlette:
     """Return the shop as an ASGI application."""
@@ -75,6 +87,7 @@ def shop(setup: Setup) -> Starlette:
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS),
             Middleware(SameOrigin),
+            Middleware(Explained, page=partial(_unavailable, setup)),
             Middleware(
                 SessionMiddleware,
                 store=setup.store,
@@ -169,6 +182,10 @@ def _facts(request: Request) -> dict[str, Any]:
     return {"node": _setup(request).node, "pid": os.getpid(), "user": session.principal, "values": dict(session)}
 
 
+def _unavailable(setup: Setup, changed: bool) -> str:
+    return page.unavailable_page(setup.node, changed, setup.views(), setup.token, setup.hosts)
+
+
 def _view(request: Request) -> page.View:
     setup, session = _setup(request), get_session(request)
     return page.View(
@@ -180,6 +197,7 @@ def _view(request: Request) -> page.View:
         cart=session.get("cart", {}),
         trail=session.get("trail", []),
         values=dict(session),
-        nodes=[page.NodeView(f"node-{number}") for number in range(1, setup.nodes + 1)],
+        nodes=setup.views(),
         token=setup.token,
+        hosts=setup.hosts,
     )

@@ -34,8 +34,17 @@ class Texts:
     nobody: str
     nodes: str
     nodes_hint: str
+    hosts: str
+    hosts_hint: str
     kill: str
     restart: str
+    cut: str
+    cut_hint: str
+    heal: str
+    apart: str
+    wipe: str
+    wipe_hint: str
+    holds: str
     point: str = "."
     price: str = "€{}"
 
@@ -66,8 +75,17 @@ TEXTS: Mapping[str, Texts] = {
         nobody="nobody",
         nodes="Nodes",
         nodes_hint="Kill any of them and go on shopping.",
+        hosts="Hosts, each with a store of its own",
+        hosts_hint="Kill one, cut one off from the others, wipe one, and go on shopping.",
         kill="kill -9",
         restart="restart",
+        cut="cut off",
+        cut_hint="The other hosts no longer reach it, nor it them. Visitors still do.",
+        heal="reconnect",
+        apart="cut off from the others",
+        wipe="wipe",
+        wipe_hint="Kill it, remove its store, and start it again.",
+        holds="Its own store has in your cart:",
     ),
     "de": Texts(
         language="Deutsch",
@@ -94,8 +112,17 @@ TEXTS: Mapping[str, Texts] = {
         nobody="niemand",
         nodes="Knoten",
         nodes_hint="Beenden Sie einen und kaufen Sie weiter ein.",
+        hosts="Hosts, jeder mit eigenem Speicher",
+        hosts_hint="Beenden, trennen oder leeren Sie einen und kaufen Sie weiter ein.",
         kill="kill -9",
         restart="neu starten",
+        cut="abtrennen",
+        cut_hint="Die anderen Hosts erreichen ihn nicht mehr und er sie nicht. Besucher erreichen ihn noch.",
+        heal="verbinden",
+        apart="von den anderen getrennt",
+        wipe="leeren",
+        wipe_hint="Beenden, den Speicher löschen und neu starten.",
+        holds="Sein eigener Speicher hat in Ihrem Warenkorb:",
         point=",",
         price="{}\N{NO-BREAK SPACE}€",
     ),
@@ -124,8 +151,17 @@ TEXTS: Mapping[str, Texts] = {
         nobody="无",
         nodes="节点",
         nodes_hint="终止任何一个节点后仍可继续购物。",
+        hosts="各有自己存储的主机",
+        hosts_hint="终止、隔离或清空任何一台主机后仍可继续购物。",
         kill="kill -9",
         restart="重新启动",
+        cut="隔离",
+        cut_hint="其他主机与它互不可达。访客仍可访问它。",
+        heal="恢复连接",
+        apart="已与其他主机隔离",
+        wipe="清空",
+        wipe_hint="终止它并删除其存储。然后重新启动。",
+        holds="它自己的存储中您的购物车件数",
     ),
 }
 

@@ -89,6 +89,14 @@ def unpack(key: bytes, data: bytes) -> Record | None:
     )
 
 
+def peek(data: bytes) -> dict[str, bytes] | None:
+    """Return the values in *data*, which nobody has checked: for a write that compares them with what replaces them."""
+    try:
+        return _decode(data[_BODY_AT:]).values
+    except (ValueError, msgspec.MsgspecError):
+        return None
+
+
 def version(data: bytes) -> int:
     """Return the record's version out of the header; 0, which no record has, where there is no header."""
     return int.from_bytes(data[2:_TIMES_AT], "big") if len(data) >= _BODY_AT and data[0] == FORMAT else 0

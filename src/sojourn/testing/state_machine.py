@@ -27,6 +27,7 @@ RECORDS = st.builds(
     cookie_age=st.none() | st.integers(1, 9),
     retired=st.booleans(),
     successor=st.none() | KEYS,
+    seen=st.just(b""),
 )
 BASES = st.integers(1, 4)
 

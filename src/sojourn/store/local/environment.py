@@ -11,7 +11,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 import lmdb
@@ -25,7 +25,12 @@ RESERVE = 512  # pages that growing writes leave free, as LMDB takes pages to fr
 GROWTH = 64  # pages that the file grows by beyond what is needed: a quarter of a millisecond of writing
 ENGINE = 0  # LMDB 0.9
 LOOK_EVERY = 256  # writes of this process between two looks for killed readers, whose pages nobody can use again
-DATABASES = (b"records", b"deadlines", b"principals", b"locks")  # see tables.py; new ones are added to old files
+DATABASES = (
+    b"records",
+    b"deadlines",
+    b"principals",
+    b"locks",
+)  # of a LocalStore; see tables.py; old files get new ones
 
 _log = logging.getLogger("sojourn.store")
 
@@ -34,11 +39,19 @@ class Environment:
     """The LMDB environment of a directory, shared by all stores of this process that name it.
 
     LMDB forbids a second one on the same files. It is opened once, by the first operation, and closed once; then
-    stores make another. The two locks keep a fork and a ``close`` out of transactions.
+    stores make another. The two locks keep a fork and a ``close`` out of transactions. Each of its *databases* is an
+    attribute of that name.
     """
 
-    def __init__(self, path: Path, sync: bool, max_size: int) -> None:
-        self.path, self.sync, self.max_size = path, sync, max_size
+    records: Any
+    deadlines: Any
+    principals: Any
+    locks: Any
+    log: Any
+    meta: Any
+
+    def __init__(self, path: Path, sync: bool, max_size: int, databases: tuple[bytes, ...] = DATABASES) -> None:
+        self.path, self.sync, self.max_size, self.names = path, sync, max_size, databases
         self.reading, self.writing = RLock(), RLock()
         self.ready = self.closed = False
         self._writes = 0
@@ -54,7 +67,7 @@ class Environment:
             self.lmdb = lmdb.open(
                 str(self.path),
                 map_size=self.max_size,
-                max_dbs=len(DATABASES),
+                max_dbs=len(self.names),
                 max_readers=files.MAX_READERS,
                 mode=0o700,  # of files, 0600: LMDB drops the x bits
                 sync=self.sync,
@@ -65,11 +78,12 @@ class Environment:
                 self._check_size()
                 self.lmdb.reader_check()
                 with self.lmdb.begin(write=True) as txn:
-                    self.databases = [self.lmdb.open_db(name, txn=txn) for name in DATABASES]
+                    self.databases = [self.lmdb.open_db(name, txn=txn) for name in self.names]
             except BaseException:
                 self.lmdb.close()
                 raise
-            self.records, self.deadlines, self.principals, self.locks = self.databases
+            for name, database in zip(self.names, self.databases, strict=True):
+                setattr(self, name.decode(), database)
             self._files = files.identify(self.path)
             self.ready = True
 
@@ -144,14 +158,16 @@ _environments: WeakValueDictionary[Path, Environment] = WeakValueDictionary()
 _held = ExitStack()  # what a fork under way keeps locked
 
 
-def environment_of(path: Path, sync: bool, max_size: int) -> Environment:
+def environment_of(path: Path, sync: bool, max_size: int, databases: tuple[bytes, ...] = DATABASES) -> Environment:
     """Return this process's environment for the directory *path*. Raises ConfigurationError."""
     files.prepare(path)
     path = path.resolve()
     with _registry:
         env = _environments.get(path)
         if env is None or env.closed:
-            env = _environments[path] = Environment(path, sync, max_size)
+            env = _environments[path] = Environment(path, sync, max_size, databases)
+    if env.names != databases:
+        raise ConfigurationError(f"stores of two kinds use {path}; give each a directory of its own")
     if (env.sync, env.max_size) != (sync, max_size):
         raise ConfigurationError(
             f"two stores of this process use {path}, one with sync={env.sync}, max_size={env.max_size} and one with "

@@ -1,0 +1,328 @@
+"""What replication costs as a cluster grows, and what fifty hosts with ten million sessions would cost.
+
+Unit costs are measured here, on one host's rules and storage and in a simulated cluster; those of sockets and TLS are
+taken from a results file of ``replication``. ``scale_model`` is the arithmetic. ``scale_page`` puts the tables into
+``docs/scale.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import scale_model
+from bench.places import in_memory
+from bench.replica_hosts import Cluster, cluster
+from bench.rounds import Stopwatch
+from bench.scale_host import LIFE, Unit, begin, names_of, unit_of
+from bench.scale_sim import Death, Moving, Quiet, SimCluster, Visiting, Writing, death, joining, quiet, visiting, writing
+from bench.sessions import Records, key_of
+from bench.table import say, table, title
+from sojourn.cluster import ring
+from sojourn.store.peers.tables import HostTables
+from sojourn.store.peers.tables_base import BaseTables
+
+SIZE = 2048  # bytes of a session's frame
+HOSTS = 3, 5, 9, 25, 50
+COPIES = None, 2, 3
+SHOP = scale_model.Shop()
+RESULTS = Path(__file__).parent / "results"
+
+
+def report(quick: bool = False) -> None:
+    """Print the tables."""
+    title("Scale")
+    hosts = (3, 9) if quick else HOSTS
+    room = _storage(2000 if quick else 100_000)
+    _ring(hosts)
+    units = _rules(hosts, 500 if quick else 2000)
+    agents = _agents((3,) if quick else (3, 5, 9), 2.0 if quick else 10.0)
+    traffic = _network(hosts, 20 if quick else 200)
+    _visits(traffic)
+    moves = _faults((9,) if quick else (9, 25, 50))
+    _shop(Found(hosts[-1], room, units, agents, traffic, moves))
+
+
+# -- storage -------------------------------------------------------------------------------------------------------
+
+
+class Room(NamedTuple):
+    """Bytes of storage."""
+
+    session: float
+    tombstone: float
+
+
+def _storage(sessions: int) -> Room:
+    title(f"Storage, {sessions:,} sessions of 2 KB", 3)
+    with in_memory() as place:
+        live = _used(place / "live", sessions, ends=False)
+        ended = _used(place / "ended", sessions, ends=True)
+    say("Pages that are in use: copies, their places in the logs, and their deadlines.")
+    rows = (("a session", f"{live:,.0f}"), ("one that was ended, and is remembered", f"{ended:,.0f}"))
+    table(("what a host keeps", "bytes"), rows)
+    return Room(live, ended)
+
+
+def _used(path: Path, sessions: int, *, ends: bool) -> float:
+    """Return the bytes for each of so many sessions, or of their tombstones."""
+    tables, records, now = HostTables(path), Records(SIZE), time.time()
+    try:
+        tables.lifetime_ms = round(LIFE * 1000)
+        empty = _pages(tables)
+        for number in range(sessions):
+            key = key_of(number)
+            begin(tables, key, records.make(number, now + LIFE), now)
+            if ends:
+                tables.perform("delete", (key, None))
+        return (_pages(tables) - empty) / sessions
+    finally:
+        tables.close()
+
+
+def _pages(tables: BaseTables) -> int:
+    used: int = tables.reading(lambda rows: rows.needs())  # type: ignore[attr-defined]  # those of LMDB
+    return used
+
+
+# -- one host among many -------------------------------------------------------------------------------------------
+
+
+def _ring(hosts: tuple[int, ...]) -> None:
+    title("Who keeps a key", 3)
+    rows = []
+    for number in hosts:
+        names, keys = frozenset(names_of(number)), [key_of(one) for one in range(2000)]
+        watch = Stopwatch()
+        for key in keys:
+            ring.owners(key, names, 2)
+        rows.append((str(number), f"{watch.per(len(keys)).cpu:.1f}"))
+    table(("hosts", "CPU, µs"), rows)
+
+
+Units = dict[tuple[int, int | None], Unit]
+
+
+def _rules(hosts: tuple[int, ...], sessions: int) -> Units:
+    title("An agent among others: rules, storage and frames", 3)
+    say(
+        f"One host with {sessions:,} sessions of 2 KB, the others played. CPU time without sockets and TLS. A write of "
+        "a worker is shipped to each host that keeps the session; alone, or fifty at a time. At rest nobody writes."
+    )
+    units: Units = {}
+    for number in hosts:
+        for copies in (None, 2):
+            with in_memory() as place:
+                units[number, copies] = unit_of(place, number, copies, sessions)
+    heads = "ships a write, µs", "of fifty", "stores one, µs", "of fifty", "at rest, ms/s", "without sessions", "a death, µs"
+    rows = [(_name(*what), *_cells(unit)) for what, unit in units.items()]
+    table(("hosts, copies", *heads), rows)
+    say("A death: for each session on this host, what follows where the others turn out to have all copies already.")
+    return units
+
+
+def _cells(unit: Unit) -> tuple[str, ...]:
+    writes = (unit.sends, unit.sends_many, unit.stores, unit.stores_many)
+    rests = (unit.rest / 1000, unit.rest_empty / 1000)
+    return (*(f"{one:.0f}" for one in writes), *(f"{one:.1f}" for one in rests), f"{unit.lost:.0f}")
+
+
+def _name(hosts: int, copies: int | None) -> str:
+    return f"{hosts}, {'all' if copies is None else copies}"
+
+
+# -- real agents ---------------------------------------------------------------------------------------------------
+
+
+class Agent(NamedTuple):
+    """A real agent in a cluster at rest, without sessions."""
+
+    cpu: float
+    """µs in a second."""
+    bytes: float
+    """That it sends in a second, TLS and all."""
+    memory: float
+
+
+def _agents(hosts: tuple[int, ...], seconds: float) -> dict[int, Agent]:
+    title("Real agents at rest, without sessions", 3)
+    agents = {}
+    for number in hosts:
+        with cluster(number, "acks=1") as one:
+            agents[number] = _at_rest(one, seconds)
+    rows = [
+        (str(number), f"{one.cpu / 1000:.1f}", f"{one.bytes / 1000:.1f}", f"{one.memory / 1e6:.1f}")
+        for number, one in agents.items()
+    ]
+    table(("hosts", "CPU of an agent, ms/s", "KB/s that it sends", "its own memory, MB"), rows)
+    return agents
+
+
+def _at_rest(one: Cluster, seconds: float) -> Agent:
+    time.sleep(2.0)  # what hosts compare when they meet is over
+    sent, cpu = sum(one.sent()), sum(host.cpu() for host in one.hosts)
+    time.sleep(seconds)
+    spent = sum(host.cpu() for host in one.hosts) - cpu
+    each = len(one.hosts) * seconds
+    memory = sum(host.memory() for host in one.hosts) / len(one.hosts)
+    return Agent(spent / each * 1e6, (sum(one.sent()) - sent) / each, memory)
+
+
+# -- the cluster in virtual time -----------------------------------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    """What was counted in one simulated cluster."""
+
+    quiet: Quiet
+    writing: Writing
+    visiting: Visiting
+
+
+Traffics = dict[tuple[int, int | None], Counted]
+
+
+def _network(hosts: tuple[int, ...], number: int) -> Traffics:
+    title("Messages and frames", 3)
+    say(
+        "Simulated clusters with the rules and frames of real ones. A write counts up in a session of 2 KB, alone, "
+        "with its acknowledgements; notes say how far hosts have read what is not for them. Without TLS and TCP."
+    )
+    counts: Traffics = {}
+    for each in hosts:
+        for copies in COPIES:
+            one = SimCluster(each, copies)
+            one.start()
+            one.fill(40)
+            counts[each, copies] = Counted(quiet(one, 4), writing(one, number), visiting(one, number))
+    heads = "messages a write", "bytes a write", "notes, a host, KB/s", "pings, a host, KB/s", "digests, a host, KB/s"
+    table(("hosts, copies", *heads, "at rest, all hosts, MB/s"), [(_name(*what), *_counts(one)) for what, one in counts.items()])
+    return counts
+
+
+def _counts(one: Counted) -> tuple[str, ...]:
+    write, kilobytes = one.writing.write, (one.writing.notes, one.quiet.pings, one.quiet.digests)
+    sizes = [f"{traffic.bytes / 1000:.1f}" for traffic in kilobytes]
+    return f"{write.messages:.1f}", f"{write.bytes:.0f}", *sizes, f"{one.quiet.cluster.bytes / 1e6:.2f}"
+
+
+def _visits(counts: Traffics) -> None:
+    title("Visits that a balancer sends to any host", 3)
+    rows = [
+        (_name(*what), f"{one.visiting.asked:.0%}", f"{one.visiting.read.bytes:.0f}", f"{one.visiting.write.bytes:.0f}")
+        for what, one in counts.items()
+        if what[1] is not None
+    ]
+    table(("hosts, copies", "ask another host", "bytes, a visit that reads", "bytes, one that writes"), rows)
+
+
+def _faults(hosts: tuple[int, ...]) -> dict[int, Moving]:
+    title("A host dies, another joins; copies=2", 3)
+    say(
+        "Virtual time, in which bytes take none: what is seen is how long hosts take to agree, with the defaults "
+        "(`suspect_after` 1 s, `dead_after` 10 s). Killed: its streams break. Silent: nothing is heard any more."
+    )
+    ends, moves = [], {}
+    for number in hosts:
+        one = SimCluster(number, 2)
+        one.start()
+        one.fill(number * 10)
+        gone = death(one)
+        known, came = joining(one, names_of(number)[-1])
+        ends.append((str(number), *_said(gone), f"{known:.2f}"))
+        moves[number] = came
+        for what, moving in (("dies", gone.moving), ("joins", came)):
+            ends[-1] += _moved(what, moving)
+    heads = "killed: suspect after, s", "silent: after, s", "dead after, s", "a new one is known after, s"
+    moved = [f"{what}: {cell}" for what in ("dies", "joins") for cell in ("bytes a copy", "to find them, KB", "s")]
+    table(("hosts", *heads, *moved), ends)
+    return moves
+
+
+def _said(gone: Death) -> tuple[str, ...]:
+    return f"{gone.killed:.3f}", f"{gone.silent:.2f}", f"{gone.dead:.1f}"
+
+
+def _moved(what: str, moving: Moving) -> tuple[str, ...]:
+    return f"{moving.moved.bytes:.0f}", f"{moving.found.bytes / 1000:,.0f}", f"{moving.seconds:.1f}"
+
+
+# -- the shop ------------------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """All that was measured."""
+
+    hosts: int
+    """Of the largest cluster."""
+    room: Room
+    units: Units
+    agents: dict[int, Agent]
+    traffic: Traffics
+    moves: dict[int, Moving]
+
+
+def _shop(found: Found) -> None:
+    shop = scale_model.Shop(hosts=found.hosts) if found.hosts != SHOP.hosts else SHOP
+    title(f"{shop.hosts} hosts, {shop.workers} workers each, {shop.sessions:,} sessions", 3)
+    real = next(filter(None, (scale_model.measured(file.read_text()) for file in _files())), None)
+    say(_assumed(shop) + " " + ("" if real else "No results file of `replication` is there: sockets as at rest."))
+    costs = {_named(copies): scale_model.derive(shop, copies, _units(found, copies, real)) for copies in COPIES}
+    table(("what", *costs), scale_model.rows(costs))
+
+
+def _files() -> list[Path]:
+    """Return the results of replication, the newest first."""
+    return sorted(RESULTS.glob("*-replication.md"), reverse=True)
+
+
+def _named(copies: int | None) -> str:
+    return "copies=all" if copies is None else f"copies={copies}"
+
+
+def _assumed(shop: scale_model.Shop) -> str:
+    return (
+        f"Assumed: {shop.requests:g} requests a second and worker, {shop.visits:,.0f} in all; {shop.writes:.0%} of them "
+        f"write; {shop.ended:,.0f} sessions are ended a day and remembered for {shop.kept:g} days. Everything else is "
+        "computed from the tables above and from results of `replication`, by `scale_model.derive`."
+    )
+
+
+def _units(found: Found, copies: int | None, real: scale_model.Measured | None) -> scale_model.Units:
+    """Return unit costs at the largest cluster. What was measured for two copies only is taken for three."""
+    unit = found.units[found.hosts, copies if copies is None else 2]
+    counted = found.traffic[found.hosts, copies]
+    socket = _socket(found, real)
+    receivers = (found.hosts if copies is None else copies) - 1
+    messages = counted.quiet.pings.messages + counted.quiet.digests.messages
+    moved = found.moves[max(found.moves)].moved.bytes
+    scaled = 1 if copies is None else receivers  # two copies are sent to one other host, three to two
+    return scale_model.Units(
+        session=found.room.session,
+        tombstone=found.room.tombstone,
+        write=counted.writing.write.bytes,
+        sends=unit.sends + (scaled - 1) * (unit.sends / found.hosts) + 2 * receivers * socket,
+        stores=unit.stores + 2 * socket,
+        asked_read=counted.visiting.read.bytes,
+        asked_write=counted.visiting.write.bytes,
+        rest=counted.quiet.cluster.bytes / found.hosts,
+        rest_cpu=unit.rest + 2 * messages * socket,
+        moved=moved,
+        taken=real.taken if real else math.nan,
+    )
+
+
+def _socket(found: Found, real: scale_model.Measured | None) -> float:
+    """Return the µs for a message at one end of a stream: what real agents take more than their rules."""
+    small = min(found.agents)
+    played = found.units[small, None]
+    if real:  # two messages to and from each of two others, each with two ends
+        return max(3 * real.writer + 0 - played.sends - 2 * played.stores, 0.0) / 8 if False else 0.0
+    return 0.0
+
+
+if __name__ == "__main__":
+    report("--quick" in sys.argv)

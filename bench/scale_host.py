@@ -1,0 +1,332 @@
+"""One host among others that are played: its rules and its storage, and the CPU time that they take. No socket.
+
+The others answer as hosts do that hold the same: they store what they are sent, and find no digest that differs. So the
+time is that of one agent in a quiet cluster of so many, without TLS and the kernel, for which see ``replication``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from bench.rounds import check
+from bench.sessions import Records, key_of
+from sojourn.cluster import ring, wire
+from sojourn.cluster.effects import Effect, Send
+from sojourn.cluster.host import rules_of
+from sojourn.cluster.node import Node
+from sojourn.cluster.settings import Settings
+from sojourn.core.ops import Written
+from sojourn.core.record import Record
+from sojourn.store.peers.tables import HostTables
+from sojourn.store.peers.tables_base import BaseTables
+
+LIFE = 86400.0  # seconds
+OTHERS = 1 << 40  # the first number of the sessions that another host creates
+TURNS = 200_000  # messages after which a host that never comes to rest is taken for broken
+
+
+def names_of(hosts: int) -> tuple[str, ...]:
+    """Return the names of *hosts*, as long as names are."""
+    return tuple(f"app{number:02d}.shop.example:7946" for number in range(hosts))
+
+
+def settings_of(names: Sequence[str], me: str, copies: int | None, path: str = "/simulated") -> Settings:
+    """Return the settings of one of the hosts: all that can be left out is."""
+    return Settings(seeds=tuple(names), me=me, listen=me, path=path, copies=copies, tls="/simulated")
+
+
+def begin(tables: BaseTables, key: bytes, record: Record, now: float) -> None:
+    """Create a session as a worker does."""
+    record = record._replace(created_at=now, accessed_at=now)
+    check(tables.perform("create", (key, record)).answer is Written.DONE, "a session begins")
+
+
+def count_up(tables: BaseTables, key: bytes) -> None:
+    """Write into a session as a worker does. The time is not the agent's, and nobody counts it here."""
+    record = tables.load(key)
+    check(record is not None, "the session is there")
+    assert record
+    values = {**record.values, "count": os.urandom(4)}
+    changed = record._replace(values=values, version=record.version + 1)
+    check(tables.perform("update", (key, changed, record.version)).answer is Written.DONE, "an update is done")
+
+
+class Spent:
+    """The CPU time of what one kind of input took, and the messages and bytes that went out."""
+
+    def __init__(self) -> None:
+        self.cpu = 0.0  # µs
+        self.sent: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def frames(self, effects: Sequence[Effect]) -> list[tuple[int, wire.Message]]:
+        """Encode what is sent, as the engine does, and count it."""
+        out = [(effect.link, effect.message) for effect in effects if isinstance(effect, Send)]
+        for _, message in out:
+            kind = type(message).__name__
+            self.sent[kind] += 1
+            self.bytes[kind] += len(wire.to_frame(message))
+        return out
+
+
+class Played:
+    """A host on real tables; links to the others have even numbers where it has dialed them."""
+
+    def __init__(self, path: Path, hosts: int, copies: int | None) -> None:
+        self.names = names_of(hosts)
+        self.settings = settings_of(self.names, self.names[0], copies, str(path))
+        self.tables, self.writer = HostTables(path / "here"), HostTables(path / "there")
+        self.origins = {name: number.to_bytes(4, "big") for number, name in enumerate(self.names, 1)}
+        self.origins[self.names[1]] = self.writer.origin  # the one of the others that writes
+        self._shipped = wire.Progress()
+        self.now = 1000.0
+        self.spent = Spent()
+        self.node = Node(self.settings, self.tables, self.now, os.urandom)
+        self.records = Records(2048)
+        self._decoders: dict[int, wire.Frames] = {}
+        self._unanswered: deque[tuple[int, wire.Message]] = deque()
+        self._answering = False
+
+    def meet(self) -> None:
+        """Open all streams, and have everything compared once."""
+        self._run(lambda: self.node.started(self.now))
+        for number, name in enumerate(self.names[1:], 1):
+            self._run(lambda link=2 * number, name=name: self.node.dialed(link, name, self.now))  # type: ignore[misc]
+            host = frozenset({name.rpartition(":")[0]})
+            self._run(lambda link=2 * number + 1: self.node.accepted(link, host, self.now))  # type: ignore[misc]
+            self.hear(2 * number + 1, self._hello(name))
+        for _ in range(20):
+            self.pass_time(0.25)
+        view = self.node._status()
+        check(view["ready"], "the host is ready")
+
+    def fill(self, sessions: int) -> list[bytes]:
+        """Create sessions that belong on this host; return their keys."""
+        return self._begin(self.tables, sessions, 0)
+
+    def _begin(self, tables: BaseTables, sessions: int, first: int) -> list[bytes]:
+        keys, number, now = list[bytes](), first, time.time()
+        while len(keys) < sessions:
+            key, number = key_of(number), number + 1
+            if self.node.host.is_here(key):
+                begin(tables, key, self.records.make(number, now + LIFE), now)
+                keys.append(key)
+        return keys
+
+    def receive(self, keys: Sequence[bytes], *, together: bool) -> None:
+        """Have another host count up in sessions, and ship what it has written: one by one, or all together."""
+        for key in keys:
+            count_up(self.writer, key)
+            if not together:
+                self._receive()
+        self._receive()
+
+    def _receive(self) -> None:
+        """Hear the next piece of the log of another host."""
+        before = self._shipped
+        piece = self.writer.log(self.writer.origin, before.cursor, before.level, 512)
+        if piece.changes:
+            self._shipped = piece.progress
+            self.hear(3, msgspec.structs.replace(piece, after=before.cursor))
+            progress = self.node.host.known.get(self.writer.origin)
+            check(progress == piece.progress, "what another host has written is stored")
+
+    def fill_other(self, sessions: int) -> list[bytes]:
+        """Have another host create sessions, and ship them."""
+        keys = self._begin(self.writer, sessions, OTHERS)
+        for _ in range(sessions // 128 + 1):
+            self._receive()
+        return keys
+
+    def nudged(self) -> None:
+        """Let the agent look into its log."""
+        self._run(lambda: self.node.written(self.now))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let nothing happen but time, and the pings of the others."""
+        end = self.now + seconds
+        while (due := max(self.node.due(), self.now + 0.001)) <= end:
+            self.now = due
+            self._run(lambda: self.node.tick(self.now))
+        self.now = end
+        self._others_ping()
+
+    def _others_ping(self) -> None:
+        members = self.node.host.members.all()
+        for number, name in enumerate(self.names[1:], 1):
+            if name in self.node.host.peers:
+                full = round(self.now * 4) % 4 == number % 4
+                ping = wire.Ping(int(self.now * 1000), members if full else (), self._progress(name) if full else {})
+                self.hear(2 * number, ping)
+                self.hear(2 * number + 1, ping)
+
+    def compared_by(self, name: str) -> None:
+        """Have another host compare the next names with this one's: as many as it would ask for in one go."""
+        host = self.node.host
+        some = self.tables.some_names(None, 4096)
+        count = 1024 if len(some) < 4096 else (int.from_bytes(some[-1][:2], "big") >> 6) + 1
+        mine = host.digests(range(count), host.held_by(host.me, name))
+        self.hear(2 * self.names.index(name) + 1, wire.Digests(mine))
+
+    def lose(self, name: str) -> None:
+        """Break the streams of another host."""
+        number = self.names.index(name)
+        for link in (2 * number, 2 * number + 1):
+            self._run(lambda link=link: self.node.closed(link, self.now))  # type: ignore[misc]
+
+    # -- the others --------------------------------------------------------------------------------------------------
+
+    def hear(self, link: int, message: wire.Message) -> None:
+        """Let a message of another host arrive, as bytes."""
+        frames = self._decoders.setdefault(link, wire.Frames())
+        body = wire.to_frame(message)
+
+        def read() -> list[Effect]:
+            effects = list[Effect]()
+            for one in frames.feed(body):
+                frames.greeted = True
+                effects += self.node.received(link, one, self.now)
+            return effects
+
+        self._run(read)
+
+    def _run(self, work: Callable[[], list[Effect]]) -> None:
+        """Do it, on the clock, with all that the others answer."""
+        self._unanswered.extend(self._timed(work))
+        if self._answering:
+            return
+        self._answering = True
+        for _ in range(TURNS):
+            if not self._unanswered:
+                self._answering = False
+                return
+            link, message = self._unanswered.popleft()
+            if (answer := self._answer(link, message)) is not None:
+                self.hear(link, answer)
+        check(False, "a host comes to rest")
+
+    def _timed(self, work: Callable[[], list[Effect]]) -> list[tuple[int, wire.Message]]:
+        start = time.process_time_ns()
+        out = self.spent.frames(work())
+        self.spent.cpu += (time.process_time_ns() - start) / 1000
+        return out
+
+    def _answer(self, link: int, message: wire.Message) -> wire.Message | None:
+        name = self.names[link // 2]
+        match message:
+            case wire.Hello() if link % 2 == 0:
+                return self._hello(name)
+            case wire.Changes():
+                return wire.Stored(message.origin, message.progress)
+            case wire.Digests() if link % 2 == 0:
+                return wire.Digests({})
+            case wire.Offer():
+                return wire.Lacks(message.number, ())
+            case wire.Copies() if message.number and link % 2 == 0:
+                return wire.Took(message.number)
+        return None
+
+    def _hello(self, name: str) -> wire.Hello:
+        members = tuple(wire.Member(one, 0, "alive", self.origins[one], True) for one in self.names[1:])
+        origin = self.origins[name]
+        return wire.Hello(wire.VERSIONS, "sojourn", rules_of(self.settings), name, origin, self._progress(name), members)
+
+    def _progress(self, name: str) -> dict[bytes, wire.Progress]:
+        mine = self.tables.origin
+        if name == self.names[1]:
+            return {self.writer.origin: self._shipped, mine: wire.Progress()}
+        flow = self.node.shipping.flows.get(name)
+        return {**{one: wire.Progress() for one in self.origins.values()}, mine: flow.stored if flow else wire.Progress()}
+
+    def take(self) -> Spent:
+        """Return what was spent since the last time."""
+        spent, self.spent = self.spent, Spent()
+        return spent
+
+    def close(self) -> None:
+        """Close the storage."""
+        self.tables.close()
+        self.writer.close()
+
+
+class Unit(NamedTuple):
+    """What one agent's rules, storage and frames cost with so many hosts. Times are µs of CPU."""
+
+    sends: float
+    """A write of a worker of this host, alone."""
+    sends_many: float
+    """One of fifty that are sent together."""
+    stores: float
+    """A write that another host ships, alone."""
+    stores_many: float
+    rest: float
+    """A second in which nobody writes, and the others ping."""
+    rest_empty: float
+    """The same where there are no sessions to compare."""
+    lost: float
+    """For each session here: what follows when a host dies and the others hold the same."""
+
+
+WRITES = 50
+
+
+def unit_of(path: Path, hosts: int, copies: int | None, sessions: int) -> Unit:
+    """Measure a host with so many *sessions*."""
+    played = Played(path, hosts, copies)
+    try:
+        played.meet()
+        played.take()
+        played.pass_time(1.0)
+        empty = played.take().cpu
+        keys, others = played.fill(sessions), played.fill_other(WRITES)
+        for _ in range(8):
+            played.pass_time(0.25)
+        costs = [_alone(played, keys), _together(played, keys), *_received(played, others)]
+        for _ in range(8):
+            played.pass_time(0.25)
+        rest = played.take().cpu / 2
+        return Unit(*costs, rest, empty, _lost(played, sessions))
+    finally:
+        played.close()
+
+
+def _alone(played: Played, keys: Sequence[bytes]) -> float:
+    played.nudged()
+    played.take()
+    for key in keys[:WRITES]:
+        count_up(played.tables, key)
+        played.nudged()
+    return played.take().cpu / WRITES
+
+
+def _together(played: Played, keys: Sequence[bytes]) -> float:
+    for key in keys[:WRITES]:
+        count_up(played.tables, key)
+    played.nudged()
+    return played.take().cpu / WRITES
+
+
+def _received(played: Played, keys: Sequence[bytes]) -> tuple[float, float]:
+    costs = []
+    for together in (False, True):
+        played.receive(keys, together=together)
+        costs.append(played.take().cpu / WRITES)
+    return costs[0], costs[1]
+
+
+def _lost(played: Played, sessions: int) -> float:
+    """Lose a host for good; less what time costs anyway."""
+    played.lose(played.names[-1])
+    for _ in range(52):
+        played.pass_time(0.25)
+    lost = played.take().cpu
+    for _ in range(52):
+        played.pass_time(0.25)
+    return (lost - played.take().cpu) / sessions

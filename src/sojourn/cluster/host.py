@@ -1,0 +1,253 @@
+"""Host: what the parts of a node share: settings, storage, the other hosts and the streams to them, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sojourn.cluster import local, ring
+from sojourn.cluster.clock import Origin
+from sojourn.cluster.effects import Close, Effect, Reply, Report, Send
+from sojourn.cluster.limits import Bucket
+from sojourn.cluster.member import Members
+from sojourn.cluster.settings import Settings
+from sojourn.cluster.tables import Clash, Holds, Tables, View
+from sojourn.cluster.wire import Change, Member, Message, Progress
+from sojourn.core.ids import handle_of
+
+PLACE = 32  # bytes at the front of a name that say where it belongs: the private key, or the tag of an index entry
+PARCEL = 1 << 20  # bytes of copies in one message, about
+REMARKS = 20  # a second: log lines about sessions; more are counted only
+
+
+@dataclass(slots=True)
+class Link:
+    """One stream."""
+
+    number: int
+    dialed: bool
+    name: str
+    """Who is at the other end; empty until a stream that was accepted has said hello."""
+    since: float
+    identities: frozenset[str] | None = None
+    greeted: bool = False
+    blocked: bool = False
+
+
+@dataclass(slots=True)
+class Peer:
+    """Another host, as long as a stream leads to it or from it."""
+
+    name: str
+    origin: Origin
+    out: Link | None = None
+    """The stream that this host has opened: it ships and asks on it."""
+    into: Link | None = None
+    """The one that the other has opened."""
+    progress: dict[Origin, Progress] = field(default_factory=dict)
+    """How far it had read each log when it last said so."""
+    deaf: bool = False
+    """Whether it says that it does not hear this host."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A question to another host, by its number. Exactly one of the two is called, once."""
+
+    link: int
+    answered: Callable[[Message], bool]
+    """Takes an answer; says whether that was all of it."""
+    lost: Callable[[], None]
+    """The stream broke before."""
+
+
+class Host:
+    """The state that all parts of one node see. *now* is set by the node at each input."""
+
+    def __init__(self, settings: Settings, tables: Tables, now: float, random: Callable[[int], bytes]) -> None:
+        self.settings, self.tables, self.now, self.random = settings, tables, now, random
+        tables.follows = settings.copies is None
+        self.out: list[Effect] = []
+        self.links: dict[int, Link] = {}
+        self.peers: dict[str, Peer] = {}
+        view = tables.view()
+        self.members = Members(_myself(settings, tables, view), view.members, *_patience(settings), now)
+        self.known = {origin: one for origin, one in tables.progress().items() if origin != tables.origin}
+        self.clashes = 0
+        self.started = now
+        self.epoch = 0
+        """Grows when sessions are to be spread over other hosts than before."""
+        self._placed = self.members.placed()
+        self.expected = 0
+        """Other hosts that there should be: those known that have not left, and those of the settings."""
+        self._remarks = Bucket(REMARKS, REMARKS, 0.0, now)
+        self._calls: dict[int, Call] = {}
+        self._numbers = 0
+
+    # -- what is to be done ------------------------------------------------------------------------------------------
+
+    def send(self, link: Link, message: Message) -> None:
+        """Put a message into a stream."""
+        self.out.append(Send(link.number, message))
+
+    def close(self, link: Link, why: str) -> None:
+        """Close a stream; the node forgets it by itself."""
+        self.out.append(Close(link.number, why))
+
+    def reply(self, worker: int, answer: local.Answer) -> None:
+        """Answer a worker."""
+        self.out.append(Reply(worker, answer))
+
+    def report(self, level: str, text: str) -> None:
+        """Write into the log."""
+        self.out.append(Report(level, text))
+
+    def remark(self, text: str) -> None:
+        """Write a warning into the log, unless there are too many of them."""
+        if not self._remarks.empty(self.now):
+            self._remarks.spend(self.now)
+            self.report("warning", text)
+
+    def clashed(self, clashes: Iterable[Clash]) -> None:
+        """Count and report keys that two hosts changed at the same time."""
+        for clash in clashes:
+            self.clashes += 1
+            self.remark(
+                f"session {handle_of(clash.key)}: {len(clash.keys)} keys were changed on two hosts at the same time; "
+                "the later change was kept"
+            )
+
+    # -- who is there ------------------------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> str:
+        """The name of this host."""
+        return self.settings.me
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this host hands its sessions on, to leave."""
+        return self.members.me.state == "left"
+
+    def connected(self) -> list[Peer]:
+        """Return the hosts that can be shipped to and asked."""
+        return [peer for peer in self.peers.values() if peer.out]
+
+    def reachable(self, name: str) -> bool:
+        """Tell whether a host can be asked, and may be expected to answer."""
+        peer = self.peers.get(name)
+        return bool(peer and peer.out and not peer.deaf and self.members.state(name) == "alive")
+
+    def seeds(self) -> set[str]:
+        """Return the hosts that the settings name, other than this one."""
+        return set(self.settings.seeds) - {self.me}
+
+    def unheard(self) -> bool:
+        """Tell whether there is a host of the settings of which nothing was heard yet."""
+        return any(self.members.state(name) is None for name in self.seeds())
+
+    def members_changed(self) -> bool:
+        """Let the workers know; return whether sessions are to be spread anew."""
+        self.tables.keep_view(View(self.members.all(), self.members.me.ready))
+        others = self.members.others()
+        self.expected = len(others) + sum(self.members.state(name) is None for name in self.seeds())
+        placed = self.members.placed()
+        moved = placed != self._placed
+        self._placed = placed
+        self.epoch += moved
+        return moved
+
+    # -- what is where -----------------------------------------------------------------------------------------------
+
+    def owners(self, name: bytes) -> tuple[str, ...]:
+        """Return the hosts that should hold a name, the best first."""
+        return ring.owners(name[:PLACE], self._placed, self.settings.copies)
+
+    def others_of(self, name: bytes) -> Collection[str]:
+        """Return the hosts other than this one that should hold a name."""
+        names = self._placed if self.settings.copies is None else self.owners(name)
+        return [other for other in names if other != self.me]
+
+    def is_here(self, name: bytes) -> bool:
+        """Tell whether this host should hold a name."""
+        return self.me in (self._placed if self.settings.copies is None else self.owners(name))
+
+    def held_by(self, *hosts: str) -> Holds | None:
+        """Return what tells of a name whether all the *hosts* should hold it; None: they should hold everything."""
+        if self.settings.copies is None:
+            return None
+        wanted = frozenset(hosts)
+        return lambda name: wanted.issubset(self.owners(name))
+
+    def digests(self, buckets: Sequence[int], holds: Holds | None) -> dict[int, int]:
+        """Return the numbers of *buckets*, which are in order; read in one go where they lie together."""
+        first, count = buckets[0], buckets[-1] - buckets[0] + 1
+        if count <= 2 * len(buckets):
+            found = self.tables.digests(first, count, holds)
+        else:
+            found = {}
+            for bucket in buckets:
+                found |= self.tables.digests(bucket, 1, holds)
+        return {bucket: found.get(bucket, 0) for bucket in buckets}
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        link: Link,
+        message: Callable[[int], Message],
+        answered: Callable[[Message], bool],
+        lost: Callable[[], None],
+    ) -> None:
+        """Ask on a stream. *message* makes the question of its number; for the others see Call."""
+        self._numbers += 1
+        self._calls[self._numbers] = Call(link.number, answered, lost)
+        self.send(link, message(self._numbers))
+
+    def answered(self, link: Link, number: int, message: Message) -> None:
+        """An answer has come. One that nobody waits for any more is let go."""
+        call = self._calls.get(number)
+        if call and call.link == link.number and call.answered(message):
+            self._calls.pop(number, None)
+
+    def broken(self, link: Link) -> None:
+        """A stream is gone, and the answers on it."""
+        lost = [number for number, call in self._calls.items() if call.link == link.number]
+        for call in [self._calls.pop(number) for number in lost]:
+            call.lost()
+
+
+def _myself(settings: Settings, tables: Tables, view: View) -> Member:
+    """Return this host as it goes on from what it knew: a later incarnation where it had left."""
+    before = next((one for one in view.members if one.name == settings.me and one.origin == tables.origin), None)
+    if before is None:
+        return Member(settings.me, 0, "alive", tables.origin)
+    return before._replace(state="alive", ready=view.ready, incarnation=before.incarnation + (before.state != "alive"))
+
+
+def _patience(settings: Settings) -> tuple[float, float]:
+    return settings.suspect_after, settings.dead_after
+
+
+def rules_of(settings: Settings) -> str:
+    """Return what all hosts of a cluster must have set alike."""
+    return f"copies={'all' if settings.copies is None else settings.copies}"
+
+
+def parcels(changes: Iterable[Change]) -> list[tuple[Change, ...]]:
+    """Cut copies into parts that fit into a message each; at least one, perhaps empty."""
+    parts: list[list[Change]] = [[]]
+    size = 0
+    for change in changes:
+        size += weight(change)
+        if size > PARCEL and parts[-1]:
+            parts.append([])
+            size = weight(change)
+        parts[-1].append(change)
+    return [tuple(part) for part in parts]
+
+
+def weight(change: Change) -> int:
+    """Return about how many bytes a change takes in a message."""
+    cells = change.replica.cells.items() if change.replica else ()
+    return 256 + sum(len(key) + len(cell.data or b"") + 24 for key, cell in cells)

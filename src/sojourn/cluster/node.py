@@ -1,0 +1,462 @@
+"""Node: one host of the cluster, as a machine without sockets. What happens comes in; what is to be done comes out.
+
+Read ``wire`` first. This file says who hears of what, and what is due when; each part has its own file: ``member``
+(who is there), ``greeting`` (who is let in), ``streams`` (from hello to the end), ``shipping`` (the own log to the
+others), ``serving`` (their logs, and what they ask), ``waiting`` and ``log`` (who waits for acknowledgements),
+``questions`` (what is missing here), ``forwarding`` (what belongs elsewhere), ``pulling``, ``comparing`` and
+``handover`` (what must not depend on any one host).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sojourn.cluster import local, wire
+from sojourn.cluster.catching_up import CatchingUp
+from sojourn.cluster.comparing import Comparing
+from sojourn.cluster.effects import Close, Dial, Effect, End, Reply, Report, Send
+from sojourn.cluster.forwarding import Forwarding
+from sojourn.cluster.greeting import Dialing
+from sojourn.cluster.handover import Handover
+from sojourn.cluster.host import Host, Link, Peer
+from sojourn.cluster.leaving import Leaving
+from sojourn.cluster.pulling import Pulling
+from sojourn.cluster.questions import Questions
+from sojourn.cluster.serving import Serving, Unfit
+from sojourn.cluster.settings import Settings
+from sojourn.cluster.shipping import Shipping
+from sojourn.cluster.status import status
+from sojourn.cluster.streams import Streams
+from sojourn.cluster.tables import Tables
+from sojourn.cluster.waiting import Waiting
+from sojourn.errors import StoreUnavailable
+
+__all__ = ["Close", "Dial", "Effect", "End", "Node", "Reply", "Report", "Send"]
+
+GREETING = 5.0  # seconds until both have said hello
+FULL_EVERY = 4  # pings: one of so many says all that is known
+SWEPT, SWEEP_EVERY, SWEEP_ON = 64, 1.0, 0.02  # deadlines at a time, and seconds until the next look
+
+
+class _Early(NamedTuple):
+    """A request from before the others were dialed for the first time."""
+
+    worker: int
+    request: local.Await | local.Ask | local.Forward
+    deadline: float
+
+
+class Node:
+    """One host. Every input returns what is to be done; *now* is seconds of a clock that never goes back.
+
+    No input raises: what a stream brings that does not fit closes it, and what the storage cannot do is reported.
+    """
+
+    def __init__(self, settings: Settings, tables: Tables, now: float, random: Callable[[int], bytes]) -> None:
+        """*random* returns that many random bytes; they keep hosts from acting in step."""
+        self.host = host = Host(settings, tables, now, random)
+        self.dialing = Dialing(host)
+        self.shipping = Shipping(host)
+        self.waiting = Waiting(host, self.shipping)
+        self.serving = Serving(host, self._is_settled)
+        self.pulling = Pulling(host)
+        self.questions = Questions(host)
+        self.forwarding = Forwarding(host, self.waiting.for_another)
+        self.comparing = Comparing(host, self._may_compare, self._compared)
+        self.handover = Handover(host)
+        self.catching_up = CatchingUp(host)
+        self.leaving = Leaving(host, self.shipping, self.comparing, self.handover)
+        self.streams = Streams(self)
+        self._states = {member.name: member.state for member in host.members.all()}
+        self._early: list[_Early] = []
+        self._beat = self._sweep = now
+        self._beats = 0
+        self._news = True
+        """Whether something was not told to the others yet."""
+        self._look = False
+        """Whether something may be in the own log that was not shipped yet."""
+        self._ended = False
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def started(self, now: float) -> list[Effect]:
+        """Begin: dial the others."""
+
+        def begin() -> None:
+            self.host.members_changed()
+            self._pass_time()
+
+        return self._do(now, begin)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due."""
+        return self._do(now, self._pass_time)
+
+    def due(self) -> float:
+        """Return when ``tick`` is wanted next, at the latest; that may be now."""
+        if self._look or self.handover.wants_to_go_on():
+            return self.host.now
+        return min(
+            self._beat,
+            self._sweep,
+            self.host.members.due(),
+            self.dialing.due(),
+            self.waiting.due(),
+            self.questions.due(),
+            self.forwarding.due(),
+            self.leaving.due(),
+        )
+
+    def _pass_time(self) -> None:
+        if self._ended:
+            return
+        if self.host.members.passed(self.host.now):
+            self.changed()
+        for name in self.dialing.now():
+            self.host.out.append(Dial(name))
+        self._end_what_is_late()
+        if self._beat <= self.host.now:
+            self._beat_once()
+        self._ship()
+        self.comparing.go_on()
+        self.handover.go_on()
+        self.handle_early()
+        if self._sweep <= self.host.now:
+            looked_at = self.host.tables.sweep(SWEPT)
+            self._sweep = self.host.now + (SWEEP_ON if looked_at >= SWEPT else SWEEP_EVERY)
+        if self.leaving.go_on():
+            self._say_goodbye(leaves=True)
+            self.host.out.append(End())
+
+    def _end_what_is_late(self) -> None:
+        self.waiting.expired()
+        self.questions.expired()
+        self.forwarding.expired()
+        self.pulling.passed()
+        for name in self.shipping.stuck():
+            self.waiting.lost(name)
+        late = self.host.now - GREETING
+        for link in [one for one in self.host.links.values() if not one.greeted and one.since <= late]:
+            self.streams.shut(link, "no hello came in time")
+        for name in self.shipping.given_up():
+            if (peer := self.host.peers.get(name)) and peer.out:
+                self.streams.shut(peer.out, "nothing was stored for too long")
+
+    def _beat_once(self) -> None:
+        """Ping everybody; now and then say all that is known, and at once what is new."""
+        self._beat = self.host.now + self.host.settings.beat
+        full = self._news or self._beats % FULL_EVERY == 0
+        self._beats, self._news = self._beats + 1, False
+        members = self.host.members.all() if full else ()
+        progress = self.host.tables.progress() if full else {}
+        ping = wire.Ping(int(self.host.now * 1000), members, progress)
+        for link in self.host.links.values():
+            if link.greeted and not link.blocked:
+                self.host.send(link, ping)
+        if full:
+            self.pulling.consider()
+        self._consider_ready()
+
+    def _consider_ready(self) -> None:
+        if self.catching_up.is_done(self.comparing, untried=self.dialing.untried()):
+            self.host.members.is_ready_now()
+            self.host.report("info", "this host has caught up and is ready")
+            self.changed()
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def dialed(self, link: int, name: str, now: float) -> list[Effect]:
+        """A Dial has become a stream, and the certificate of the other end is that of *name*."""
+
+        def begin() -> None:
+            self.host.links[link] = Link(link, True, name, now)
+            self.host.send(self.host.links[link], self.streams.hello())
+
+        return self._do(now, begin)
+
+    def unreachable(self, name: str, now: float) -> list[Effect]:
+        """A Dial has failed."""
+
+        def fail() -> None:
+            self.dialing.failed(name)
+            self.handle_early()
+
+        return self._do(now, fail)
+
+    def accepted(self, link: int, identities: frozenset[str] | None, now: float) -> list[Effect]:
+        """Somebody has opened a stream; *identities* are the hosts that the certificate names. None: no TLS."""
+        return self._do(now, lambda: self.host.links.update({link: Link(link, False, "", now, identities)}))
+
+    def received(self, link: int, message: wire.Message, now: float) -> list[Effect]:
+        """A message has come."""
+
+        def hear() -> None:
+            if (stream := self.host.links.get(link)) is None:
+                return
+            try:
+                self._hear(stream, message)
+            except Exception as error:
+                # Whatever a broken or hostile host makes up ends here, with its stream.
+                what = f"{type(message).__name__}: {error or type(error).__name__}"
+                self.host.report("error", f"{stream.name or 'a stranger'} has sent what cannot be used: {what}")
+                self.streams.shut(stream, what)
+
+        return self._do(now, hear)
+
+    def closed(self, link: int, now: float) -> list[Effect]:
+        """A stream has broken."""
+
+        def drop() -> None:
+            if stream := self.host.links.get(link):
+                self.streams.drop(stream)
+
+        return self._do(now, drop)
+
+    def blocked(self, link: int, now: float) -> list[Effect]:
+        """A stream's write buffer is full."""
+        return self._do(now, lambda: self._block(link, True))
+
+    def drained(self, link: int, now: float) -> list[Effect]:
+        """It is empty again."""
+
+        def go_on() -> None:
+            self._block(link, False)
+            self._ship()
+            self.comparing.go_on()
+
+        return self._do(now, go_on)
+
+    def _block(self, link: int, blocked: bool) -> None:
+        if stream := self.host.links.get(link):
+            stream.blocked = blocked
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def _hear(self, link: Link, message: wire.Message) -> None:
+        if not link.greeted:
+            self.streams.greet(link, message)
+            return
+        peer = self.host.peers[link.name]
+        if self.host.members.heard(peer.name, self.host.now):
+            self.changed()
+        if isinstance(message, wire.Ping):
+            self._pinged(peer, message)
+        elif isinstance(message, wire.Goodbye):
+            self._goodbye(peer, message)
+        elif link.dialed:
+            self._hear_answer(link, peer, message)
+        else:
+            self._hear_question(link, peer, message)
+
+    def _hear_question(self, link: Link, peer: Peer, message: wire.Message) -> None:
+        """Somebody ships or asks, on a stream that it has opened."""
+        match message:
+            case wire.Changes():
+                self.questions.arrived(self.serving.changes(link, peer, message))
+            case wire.Copies():
+                self.questions.arrived(self.serving.copies(link, message))
+            case wire.Pull():
+                self.serving.pull(link, peer, message)
+            case wire.Fetch():
+                self.serving.fetch(link, message)
+            case wire.Digests():
+                self.serving.digests(link, peer, message)
+            case wire.Offer():
+                self.serving.offer(link, message)
+            case wire.Do():
+                self.forwarding.do(link, peer, message)
+                self._look = True
+            case _:
+                raise Unfit("no question")
+
+    def _hear_answer(self, link: Link, peer: Peer, message: wire.Message) -> None:
+        """Somebody acknowledges or answers, on a stream that this host has opened."""
+        match message:
+            case wire.Stored():
+                if self.shipping.stored(peer.name, message):
+                    self.waiting.reached(peer.name)
+                self.shipping.ship(peer.name)
+            case wire.Changes():
+                self.questions.arrived(self.pulling.changes(link, message))
+            case wire.Copies() | wire.Took() | wire.Lacks() | wire.Did():
+                self.host.answered(link, message.number, message)
+            case wire.Names():
+                self.comparing.names(peer, message)
+            case wire.Digests():
+                self.comparing.digests(peer, message)
+            case _:
+                raise Unfit("no answer")
+
+    def _pinged(self, peer: Peer, ping: wire.Ping) -> None:
+        if not ping.members:
+            return
+        if self.host.members.told(peer.name, ping.members, self.host.now):
+            self.changed()
+        peer.progress = ping.progress
+        mine = next((member for member in ping.members if member.name == self.host.me), None)
+        was_deaf, peer.deaf = peer.deaf, mine is not None and mine.state == "suspect"
+        if peer.deaf and not was_deaf:
+            self.waiting.lost(peer.name)
+
+    def _goodbye(self, peer: Peer, message: wire.Goodbye) -> None:
+        if message.leaves and self.host.members.left(peer.name, self.host.now):
+            self.changed()
+        for link in [one for one in (peer.out, peer.into) if one]:
+            self.streams.shut(link, "it said goodbye")
+
+    # -- what follows ------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Somebody is in another state: tell the workers and the others, and make good what it means."""
+        host = self.host
+        moved = host.members_changed()
+        before, self._states = self._states, {member.name: member.state for member in host.members.all()}
+        self._news = True
+        for name, state in self._states.items():
+            if name != host.me and before.get(name) != state:
+                self._changed_to(name, state)
+        if moved:
+            self.comparing.urgently()
+            self.handover.urgently()
+
+    def _changed_to(self, name: str, state: str) -> None:
+        self.host.report("info" if state in ("alive", "left") else "warning", f"{name} is {state}")
+        if state != "alive":
+            self.waiting.lost(name)
+        if state == "dead" or (state == "suspect" and self.host.settings.copies is not None):
+            self.comparing.urgently()  # what it wrote last may be on one other host only
+
+    def _is_settled(self) -> bool:
+        return all(flow.epoch == self.host.epoch for flow in self.shipping.flows.values())
+
+    def _may_compare(self, peer: Peer) -> bool:
+        """Tell whether two hosts have come near enough to each other that what differs is worth a look."""
+        flow = self.shipping.flows.get(peer.name)
+        if flow is None or not flow.at_end or not self.catching_up.has_log_of(peer):
+            return False
+        if self.host.settings.copies is not None or self.host.leaving:
+            return True
+        return self.host.members.me.ready and self.host.members.is_ready(peer.name)
+
+    def _compared(self, name: str, epoch: int) -> None:
+        if flow := self.shipping.flows.get(name):
+            flow.epoch = epoch
+
+    def _ship(self) -> None:
+        self._look = False
+        self.shipping.ship_all()
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def asked(self, worker: int, request: local.Request, now: float) -> list[Effect]:
+        """A worker wants something."""
+
+        def ask() -> None:
+            match request:
+                case local.Await() | local.Ask() | local.Forward():
+                    self._handle(_Early(worker, request, now + request.wait_ms / 1000))
+                case local.Status():
+                    self.host.reply(worker, local.View(request.number, self._status()))
+                case local.Forget():
+                    self._forget(worker, request)
+                case local.Leave():
+                    self.leaving.begin(worker, request, self._status)
+                    self.changed()
+                case local.Nudge():
+                    self._look = True
+
+        return self._do(now, ask)
+
+    def _forget(self, worker: int, request: local.Forget) -> None:
+        """Take a dead host for one that has left. One that lives, or may, cannot be forgotten."""
+        forgotten = self.host.members.forget(request.name, self.host.now)
+        if forgotten:
+            self.changed()
+        self.host.reply(worker, local.View(request.number, self._status() | {"forgotten": forgotten}))
+
+    def _handle(self, early: _Early) -> None:
+        """Handle a request; where the others were never dialed yet, once they were."""
+        if self.dialing.untried() and self.host.now < early.deadline and len(self._early) < 4096:
+            self._early.append(early)
+            self._look = True
+            return
+        worker, request, deadline = early
+        try:
+            self._answer(worker, request, deadline)
+        except StoreUnavailable as error:
+            self.host.report("error", str(error))
+            self.host.reply(worker, _failed(request, str(error)))
+
+    def _answer(self, worker: int, request: local.Await | local.Ask | local.Forward, deadline: float) -> None:
+        match request:
+            case local.Await():
+                self._look = True
+                self.waiting.begin(worker, request, deadline)
+            case local.Ask():
+                self.questions.ask(worker, request)
+            case local.Forward():
+                self.forwarding.forward(worker, request)
+
+    def handle_early(self) -> None:
+        """Handle the requests that came before the others were dialed, if they were by now."""
+        if self._early and not self.dialing.untried():
+            late, self._early = self._early, []
+        else:
+            late = [early for early in self._early if early.deadline <= self.host.now]
+            self._early = [early for early in self._early if early.deadline > self.host.now]
+        for early in late:
+            self._handle(early)
+
+    def gone(self, worker: int, now: float) -> list[Effect]:
+        """A worker's connection has ended."""
+
+        def forget() -> None:
+            self._early = [early for early in self._early if early.worker != worker]
+            for part in (self.waiting, self.questions, self.forwarding, self.leaving):
+                part.forget(worker)
+
+        return self._do(now, forget)
+
+    def written(self, now: float) -> list[Effect]:
+        """There may be something new in the own log."""
+        return self._do(now, self._ship)
+
+    def stopping(self, now: float) -> list[Effect]:
+        """The agent ends."""
+        return self._do(now, lambda: self._say_goodbye(leaves=False))
+
+    def _say_goodbye(self, *, leaves: bool) -> None:
+        self._ended = True
+        for link in list(self.host.links.values()):
+            if link.greeted:
+                self.host.send(link, wire.Goodbye(leaves))
+
+    def _status(self) -> dict[str, object]:
+        return status(self)
+
+    # -- all inputs --------------------------------------------------------------------------------------------------
+
+    def _do(self, now: float, act: Callable[[], None]) -> list[Effect]:
+        """Act at *now*, and return what is to be done. Where the host itself stood still nobody else was silent."""
+        host = self.host
+        stood_still = now - host.now
+        if stood_still > host.settings.suspect_after:
+            host.members.slept(stood_still)
+        host.now = max(now, host.now)
+        try:
+            act()
+        except StoreUnavailable as error:
+            host.remark(f"the storage of this host cannot be used: {error}")
+        out, host.out = host.out, []
+        return out
+
+
+def _failed(request: local.Await | local.Ask | local.Forward, why: str) -> local.Answer:
+    match request:
+        case local.Await():
+            return local.Settled(request.number, 0, False)
+        case local.Ask():
+            return local.Asked(request.number, False)
+        case local.Forward():
+            return local.Forwarded(request.number, None, why)

@@ -1,0 +1,290 @@
+"""PeersStore: sessions of this host and its cluster, for callers that may block.
+
+Round trips: none for a session that is here. A write takes one to this host's agent, and so does what is on other
+hosts. Threads may share the store: each asks on a connection of its own out of a stack, so that an answer never finds
+the wrong one. A child of a fork opens its own. Every wait ends after ``wait`` seconds and a quarter more.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
+
+from sojourn.cluster import worker
+from sojourn.cluster.local import Answer, Nudge, Request
+from sojourn.cluster.settings import Settings
+from sojourn.cluster.wire import Malformed
+from sojourn.cluster.worker import Talk
+from sojourn.core.capability import Finding, Page, Records
+from sojourn.core.ops import Written
+from sojourn.core.record import Record
+from sojourn.errors import StoreUnavailable
+from sojourn.store.peers import channel
+from sojourn.store.peers.asking import GRACE, Complaints, may_repeat, suffices
+from sojourn.store.peers.examination import findings
+from sojourn.store.peers.start import start
+
+if TYPE_CHECKING:
+    from sojourn.store.peers.tables import HostTables
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting
+CHUNK = 65_536  # bytes
+
+
+class PeersStore:
+    """The sessions in *tables*, this host's storage, and what the hosts of *settings* have of them."""
+
+    waits = True
+
+    def __init__(self, settings: Settings, tables: HostTables) -> None:
+        self._settings, self._tables = settings, tables
+        self._agent = _Agent(settings)
+
+    def __repr__(self) -> str:
+        return f"<PeersStore {self._settings}>"
+
+    # -- the five verbs, and the floor ------------------------------------------------------------------------
+
+    def load(self, key: bytes) -> Record | None:
+        """Return the record under *key*, expired or not."""
+        return self.load_seen(key, b"")
+
+    def load_seen(self, key: bytes, floor: bytes) -> Record | None:
+        """Return the record under *key*, no older than *floor* says."""
+        if not self._agent.greeted:
+            self._agent.greet()
+        record = self._tables.load(key)
+        if suffices(record, floor):
+            return record
+        return self._run(worker.load_seen(self._tables, self._settings, key, floor))
+
+    def floor(self, key: bytes) -> bytes:
+        """Return what a browser has seen that was shown what is under *key* now."""
+        record = self._tables.load(key)
+        return record.seen if record else self._run(worker.floor(self._tables, self._settings, key))
+
+    def create(self, key: bytes, record: Record) -> Written:
+        """Store a new record."""
+        return self._run(worker.create(self._tables, self._settings, key, record))
+
+    def update(self, key: bytes, record: Record, base: int) -> Written:
+        """Replace the record if it still has version *base*."""
+        return self._run(worker.update(self._tables, self._settings, key, record, base))
+
+    def touch(self, key: bytes, accessed_at: float, expires_at: float, base: int) -> Written:
+        """Move the record's times if it still has version *base*."""
+        return self._run(worker.touch(self._tables, self._settings, key, accessed_at, expires_at, base))
+
+    def delete(self, key: bytes, base: int | None = None) -> Written:
+        """End the session if it still has version *base*, or any when that is None."""
+        return self._run(worker.delete(self._tables, self._settings, key, base))
+
+    # -- many, the index, the scan ---------------------------------------------------------------------------
+
+    def load_many(self, keys: Sequence[bytes]) -> Records:
+        """Return the records under *keys* in their order, None for each that is missing."""
+        return self._run(worker.load_many(self._tables, self._settings, keys))
+
+    def delete_many(self, keys: Sequence[bytes]) -> int:
+        """End the sessions under *keys* and return how many there were."""
+        return self._run(worker.delete_many(self._tables, self._settings, keys))
+
+    def enlist(self, tag: bytes, key: bytes, now: float, until: float) -> None:
+        """Note *key* under *tag* until then."""
+        self._run(worker.enlist(self._tables, self._settings, tag, key, now, until))
+
+    def delist(self, tag: bytes, keys: Sequence[bytes]) -> None:
+        """Take *keys* out of what stands under *tag*."""
+        self._run(worker.delist(self._tables, self._settings, tag, keys))
+
+    def find(self, tag: bytes, cursor: bytes | None = None, limit: int = 256) -> Page:
+        """Return the next keys of *tag*."""
+        return self._run(worker.find(self._tables, self._settings, tag, cursor, limit))
+
+    def scan(self, cursor: bytes | None = None, limit: int = 256) -> Page:
+        """Return the next keys of all sessions; with ``copies=k`` each comes as often as it is kept."""
+        return self._run(worker.scan(self._tables, self._settings, cursor, limit))
+
+    def sweep(self, now: float, limit: int = 64) -> int:
+        """Bury what is dead at *now* on this host. Its agent does that by itself."""
+        count: int = self._tables.perform("sweep", (now, limit)).answer
+        return count
+
+    def examine(self) -> list[Finding]:
+        """Return what puts sessions at risk: on this host, and in the cluster as its agent sees it."""
+        self._agent.greet()
+        return findings(self._settings, self._tables)
+
+    def close(self) -> None:
+        """Close the connections to the agent, and the storage. The next operation opens them again."""
+        self._agent.close()
+        self._tables.close()
+
+    def _run(self, talk: Talk[T]) -> T:
+        if not self._agent.greeted:
+            self._agent.greet()
+        try:
+            request = next(talk)
+            while True:
+                request = talk.send(self._agent.ask(request))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+# -- the agent -----------------------------------------------------------------------------------------------
+
+
+class _Agent:
+    """This process's connections to the agent. Where none runs it is started."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._directory, self._url = Path(settings.path), settings.url
+        self._patience = settings.wait + GRACE
+        self._complaints = Complaints(settings)
+        self._idle: list[_Connection] = []
+        self._numbers = count(1)
+        self.greeted = False
+        _agents.add(self)
+
+    def greet(self) -> None:
+        """In the first operation of a process, see to it that an agent runs: without one nothing comes from others."""
+        self.greeted = True
+        if connection := self._take(0):
+            self._idle.append(connection)
+
+    def ask(self, request: Request) -> Answer | None:
+        """Return the agent's answer; None where it has none in time."""
+        if isinstance(request, Nudge):
+            self._nudge(request)
+            return None
+        request.number = next(self._numbers)
+        due = time.monotonic() + self._patience
+        while connection := self._take(due):
+            try:
+                answer = connection.ask(request, due)
+            except (OSError, Malformed) as error:
+                connection.close()
+                if isinstance(error, TimeoutError) or not (may_repeat(request) or connection.unsent):
+                    self._complaints.note(error)
+                    return None
+            except BaseException:
+                connection.close()  # its answer is still to come
+                raise
+            else:
+                self._idle.append(connection)
+                return answer
+        return None
+
+    def _nudge(self, request: Nudge) -> None:
+        """Tell the agent that there is something; if it is busy or away it finds that out by itself."""
+        while connection := self._take(0):
+            if connection.tell(request):
+                self._idle.append(connection)
+                return
+            connection.close()
+
+    def _take(self, due: float) -> _Connection | None:
+        """Return a connection that nobody uses."""
+        with suppress(IndexError):
+            return self._idle.pop()
+        return self._connected(due)
+
+    def _connected(self, due: float) -> _Connection | None:
+        """Return a new connection; start an agent where there is none, and look for it until *due*; 0: do not wait."""
+        while True:
+            try:
+                return _Connection(channel.connect(self._directory, self._patience))
+            except OSError as error:
+                self._start()
+                if time.monotonic() + LOOK_EVERY >= due:
+                    self._complaints.note(error if due else None)
+                    return None
+            time.sleep(LOOK_EVERY)
+
+    def _start(self) -> None:
+        try:
+            start(self._directory, self._url)
+        except StoreUnavailable as error:
+            self._complaints.note(error)  # what can be done without an agent still is
+
+    def close(self) -> None:
+        """Close what nobody uses."""
+        self.greeted = False
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def forget(self) -> None:
+        """In a forked child: leave the parent's connections alone. Closing its own descriptors does them no harm."""
+        self._numbers = count(1)
+        self.close()
+
+
+class _Connection:
+    """A connection to the agent, used by one thread at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket, self._answers = sock, channel.Answers()
+        self.unsent = True
+        """Whether nothing of the last request can have reached the agent."""
+
+    def ask(self, request: Request, due: float) -> Answer:
+        """Return the answer to *request*. Raises OSError, TimeoutError among them, and Malformed."""
+        self.unsent = True
+        self._wait_until(due)
+        frame = channel.to_frame(request)
+        sent = self._socket.send(frame)
+        self.unsent = False
+        if sent < len(frame):
+            self._socket.sendall(frame[sent:])
+        while True:
+            self._wait_until(due)
+            data = self._socket.recv(CHUNK)
+            if not data:
+                raise ConnectionResetError("the agent has ended")
+            for answer in self._answers.feed(data):
+                if answer.number == request.number:  # type: ignore[union-attr]  # a Nudge has none, and no answer
+                    return answer
+
+    def tell(self, request: Request) -> bool:
+        """Send *request* without waiting; return False where the connection is of no use any more."""
+        frame = channel.to_frame(request)
+        try:
+            return self._socket.send(frame, socket.MSG_DONTWAIT) == len(frame)
+        except BlockingIOError:
+            return True  # it has more than enough to wake up for
+        except OSError:
+            return False
+
+    def _wait_until(self, due: float) -> None:
+        left = due - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no answer in time")
+        self._socket.settimeout(left)
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+
+# -- forks ---------------------------------------------------------------------------------------------------
+
+_agents: WeakSet[_Agent] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for agent in list(_agents):
+        agent.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,378 @@
+"""AsyncPeersStore: sessions of this host and its cluster, for callers on an event loop.
+
+Round trips: as in ``blocking.py``. One connection to the agent for each event loop, shared by all tasks: requests are
+numbered, so that a cancelled one confuses nobody, and those of one turn of the loop are sent together. What is stored
+here is read and written directly, as by ``local:``, since a hop to a thread costs far more.
+
+An ``asyncio.run`` that ends closes its connection; elsewhere call ``aclose``. What a fork inherits is never used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
+
+from sojourn.cluster import worker
+from sojourn.cluster.local import Answer, Nudge, Request
+from sojourn.cluster.settings import Settings
+from sojourn.cluster.wire import Malformed
+from sojourn.cluster.worker import Talk
+from sojourn.core.capability import Finding, Page, Records
+from sojourn.core.ops import Written
+from sojourn.core.record import Record
+from sojourn.errors import StoreUnavailable
+from sojourn.store.peers import channel
+from sojourn.store.peers.asking import GRACE, Complaints, may_repeat, suffices
+from sojourn.store.peers.examination import findings
+from sojourn.store.peers.start import start
+
+if TYPE_CHECKING:
+    from sojourn.store.peers.tables import HostTables
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting
+MOST_UNSENT = 1 << 20  # bytes that an agent has not taken; one that hangs must not fill the worker's memory
+
+
+class AsyncPeersStore:
+    """The sessions in *tables*, this host's storage, and what the hosts of *settings* have of them."""
+
+    waits = True
+
+    def __init__(self, settings: Settings, tables: HostTables) -> None:
+        self._settings, self._tables = settings, tables
+        self._complaints = Complaints(settings)
+        self._agents: dict[asyncio.AbstractEventLoop, _Agent] = {}
+        self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+        self._greeted = False
+        _stores.add(self)
+
+    def __repr__(self) -> str:
+        return f"<AsyncPeersStore {self._settings}>"
+
+    # -- the five verbs, and the floor ------------------------------------------------------------------------
+
+    async def load(self, key: bytes) -> Record | None:
+        """Return the record under *key*, expired or not."""
+        return await self.load_seen(key, b"")
+
+    async def load_seen(self, key: bytes, floor: bytes) -> Record | None:
+        """Return the record under *key*, no older than *floor* says."""
+        if not self._greeted:
+            self._greet()
+        record = self._tables.load(key)
+        if suffices(record, floor):
+            return record
+        return await self._run(worker.load_seen(self._tables, self._settings, key, floor))
+
+    async def floor(self, key: bytes) -> bytes:
+        """Return what a browser has seen that was shown what is under *key* now."""
+        record = self._tables.load(key)
+        return record.seen if record else await self._run(worker.floor(self._tables, self._settings, key))
+
+    async def create(self, key: bytes, record: Record) -> Written:
+        """Store a new record."""
+        return await self._run(worker.create(self._tables, self._settings, key, record))
+
+    async def update(self, key: bytes, record: Record, base: int) -> Written:
+        """Replace the record if it still has version *base*."""
+        return await self._run(worker.update(self._tables, self._settings, key, record, base))
+
+    async def touch(self, key: bytes, accessed_at: float, expires_at: float, base: int) -> Written:
+        """Move the record's times if it still has version *base*."""
+        return await self._run(worker.touch(self._tables, self._settings, key, accessed_at, expires_at, base))
+
+    async def delete(self, key: bytes, base: int | None = None) -> Written:
+        """End the session if it still has version *base*, or any when that is None."""
+        return await self._run(worker.delete(self._tables, self._settings, key, base))
+
+    # -- many, the index, the scan ---------------------------------------------------------------------------
+
+    async def load_many(self, keys: Sequence[bytes]) -> Records:
+        """Return the records under *keys* in their order, None for each that is missing."""
+        return await self._run(worker.load_many(self._tables, self._settings, keys))
+
+    async def delete_many(self, keys: Sequence[bytes]) -> int:
+        """End the sessions under *keys* and return how many there were."""
+        return await self._run(worker.delete_many(self._tables, self._settings, keys))
+
+    async def enlist(self, tag: bytes, key: bytes, now: float, until: float) -> None:
+        """Note *key* under *tag* until then."""
+        await self._run(worker.enlist(self._tables, self._settings, tag, key, now, until))
+
+    async def delist(self, tag: bytes, keys: Sequence[bytes]) -> None:
+        """Take *keys* out of what stands under *tag*."""
+        await self._run(worker.delist(self._tables, self._settings, tag, keys))
+
+    async def find(self, tag: bytes, cursor: bytes | None = None, limit: int = 256) -> Page:
+        """Return the next keys of *tag*."""
+        return await self._run(worker.find(self._tables, self._settings, tag, cursor, limit))
+
+    async def scan(self, cursor: bytes | None = None, limit: int = 256) -> Page:
+        """Return the next keys of all sessions; with ``copies=k`` each comes as often as it is kept."""
+        return await self._run(worker.scan(self._tables, self._settings, cursor, limit))
+
+    async def sweep(self, now: float, limit: int = 64) -> int:
+        """Bury what is dead at *now* on this host. Its agent does that by itself."""
+        count: int = self._tables.perform("sweep", (now, limit)).answer
+        return count
+
+    async def examine(self) -> list[Finding]:
+        """Return what puts sessions at risk: on this host, and in the cluster as its agent sees it."""
+        self._greet()
+        return findings(self._settings, self._tables)
+
+    async def aclose(self) -> None:
+        """Close this event loop's connection and the storage. The next operation opens them again."""
+        if end := self._ends.get(asyncio.get_running_loop()):
+            await end.aclose()
+        self._tables.close()
+
+    async def _run(self, talk: Talk[T]) -> T:
+        agent = self._here()
+        if not self._greeted:
+            self._greet()
+        try:
+            request = next(talk)
+            while True:
+                request = talk.send(await agent.ask(request))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            talk.close()
+
+    def _greet(self) -> None:
+        """In the first operation of a process, see to it that an agent runs: without one nothing comes from others."""
+        self._greeted = True
+        self._here().look_for_it()
+
+    # -- one agent's connection a loop -----------------------------------------------------------------------
+
+    def _here(self) -> _Agent:
+        loop = asyncio.get_running_loop()
+        return self._agents.get(loop) or self._arrive(loop)
+
+    def _arrive(self, loop: asyncio.AbstractEventLoop) -> _Agent:
+        for other in [other for other in self._agents if other.is_closed()]:
+            self._agents.pop(other, None)
+            self._ends.pop(other, None)
+        agent = self._agents[loop] = _Agent(self._settings, self._complaints, loop)
+        self._ends[loop] = end = self._until_the_loop_ends(loop, agent)
+        with suppress(StopIteration):
+            end.asend(None).send(None)  # begins it: from here on the loop knows it, and ends it before it closes
+        return agent
+
+    async def _until_the_loop_ends(self, loop: asyncio.AbstractEventLoop, agent: _Agent) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._agents.pop(loop, None)
+            self._ends.pop(loop, None)
+            self._greeted = False
+            await agent.aclose()
+
+    def forget(self) -> None:
+        """In a forked child: use nothing of the parent's. It is kept, since closing it would reach into its loop."""
+        _the_parents.append((self._agents, self._ends))
+        self._agents, self._ends, self._greeted = {}, {}, False
+
+
+# -- the agent -----------------------------------------------------------------------------------------------
+
+
+class _Agent:
+    """The agent as one event loop knows it: the connection to it, or the attempt to get one."""
+
+    def __init__(self, settings: Settings, complaints: Complaints, loop: asyncio.AbstractEventLoop) -> None:
+        self._directory, self._url = Path(settings.path), settings.url
+        self._patience = settings.wait + GRACE
+        self._complaints, self._loop = complaints, loop
+        self._connection: _Connection | None = None
+        self._dialing: asyncio.Task[None] | None = None
+        self._numbers = count(1)
+
+    async def ask(self, request: Request) -> Answer | None:
+        """Return the agent's answer; None where it has none in time."""
+        if isinstance(request, Nudge):
+            self._nudge()
+            return None
+        number = request.number = next(self._numbers)
+        due = self._loop.time() + self._patience
+        try:
+            async with asyncio.timeout_at(due):
+                answer: Answer = await self._answer(request, number)
+                return answer
+        except (OSError, Malformed) as error:  # TimeoutError is one
+            self._complaints.note(error if str(error) else "no answer in time")
+            return None
+
+    async def _answer(self, request: Request, number: int) -> Any:
+        while True:
+            connection = await self._connected()
+            try:
+                return await connection.ask(request, number)
+            except ConnectionError as error:
+                if not (may_repeat(request) or isinstance(error, _Unsent)):
+                    raise
+
+    def _nudge(self) -> None:
+        """Tell the agent that there is something; if it is busy or away it finds that out by itself."""
+        connection = self._connection
+        if connection is None or connection.lost:
+            self.look_for_it()
+        else:
+            connection.tell(Nudge())
+
+    # -- connecting
+
+    async def _connected(self) -> _Connection:
+        """Return a connection that works. Whoever is cancelled while all wait for it spoils nothing."""
+        while (connection := self._connection) is None or connection.lost:
+            await asyncio.wait([self.look_for_it()])
+        return connection
+
+    def look_for_it(self) -> asyncio.Task[None]:
+        """Begin to connect, unless that is under way."""
+        if self._dialing is None:
+            self._dialing = self._loop.create_task(self._dial())
+            self._dialing.add_done_callback(self._dialed)
+        return self._dialing
+
+    def _dialed(self, dialing: asyncio.Task[None]) -> None:
+        self._dialing = None
+        if not dialing.cancelled() and (error := dialing.exception()):
+            self._complaints.note(error)
+
+    async def _dial(self) -> None:
+        """Connect; start an agent where there is none, and look for it as long as a request would wait."""
+        due = self._loop.time() + self._patience
+        while True:
+            try:
+                sock = channel.connect(self._directory, 0)
+            except OSError:
+                if self._loop.time() >= due:
+                    raise
+                await self._start()
+                await asyncio.sleep(LOOK_EVERY)
+            else:
+                _, self._connection = await self._loop.create_unix_connection(
+                    lambda: _Connection(self._loop), sock=sock
+                )
+                return
+
+    async def _start(self) -> None:
+        try:
+            await asyncio.to_thread(start, self._directory, self._url)
+        except StoreUnavailable as error:
+            self._complaints.note(error)  # what can be done without an agent still is
+
+    async def aclose(self) -> None:
+        """Close the connection, or the attempt to make it."""
+        if dialing := self._dialing:
+            dialing.cancel()
+            await asyncio.wait([dialing])
+        if self._connection:
+            await self._connection.aclose()
+
+
+class _Unsent(ConnectionError):
+    """The connection ended before the request was sent."""
+
+
+class _Connection(asyncio.Protocol):
+    """A connection to the agent, shared by the tasks of one loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._answers = channel.Answers()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._unsent: list[Request] = []
+        self._transport: Any = None  # asyncio's or uvloop's
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self.lost = False
+        """Whether the connection is of no use any more."""
+
+    async def ask(self, request: Request, number: int) -> Any:
+        """Return the answer to *request*. Raises ConnectionError and Malformed."""
+        if self.lost:
+            raise _Unsent("the agent has ended")
+        if self._transport.get_write_buffer_size() > MOST_UNSENT:
+            raise BlockingIOError("the agent takes no requests")
+        future = self._waiting[number] = self._loop.create_future()
+        self.tell(request)
+        try:
+            return await future
+        finally:
+            self._waiting.pop(number, None)
+
+    def tell(self, request: Request) -> None:
+        """Send *request* at the end of this turn of the loop; one nudge will do for all."""
+        if not self._unsent:
+            self._loop.call_soon(self._send)
+        elif isinstance(request, Nudge):
+            return
+        self._unsent.append(request)
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if not self.lost and self._transport.get_write_buffer_size() <= MOST_UNSENT:
+            self._transport.write(b"".join(map(channel.to_frame, unsent)))
+
+    # -- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Give the answers in *data* to those who wait for them."""
+        try:
+            for answer in self._answers.feed(data):
+                future = self._waiting.get(answer.number)
+                if future and not future.done():  # else it was cancelled, or came too late
+                    future.set_result(answer)
+        except Malformed as error:
+            self._lose(error)
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End."""
+        self._lose(ConnectionResetError("the agent has ended"))
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _lose(self, error: Exception) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)
+
+    async def aclose(self) -> None:
+        """Close it, and wait until its socket is free."""
+        self._lose(ConnectionAbortedError("the store was closed"))
+        self._transport.abort()
+        await self._ended
+
+
+# -- forks ---------------------------------------------------------------------------------------------------
+
+_stores: WeakSet[AsyncPeersStore] = WeakSet()
+_the_parents: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,407 @@
+"""Nodes with nodes: what is written on one host is on the others, and a wait for that ends as it should."""
+
+from __future__ import annotations
+
+import pytest
+from tests.cluster.pump import Pump, key_of, record
+
+from sojourn.cluster import local, wire
+
+A, B, C = "a:1", "b:1", "c:1"
+
+
+@pytest.fixture
+def pump() -> Pump:
+    pump = Pump(A, B, C)
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in pump.names))
+    return pump
+
+
+def run_until_alike(pump: Pump, text: str, values: dict[str, bytes], seconds: float = 5.0) -> None:
+    up = [name for name, machine in pump.machines.items() if machine.up]
+    assert pump.run(seconds, lambda: all(pump.values(name, text) == values for name in up))
+
+
+def test_hosts_that_begin_together_find_each_other_and_are_ready_within_a_second() -> None:
+    pump = Pump(A, B, C)
+    pump.start_all()
+    assert pump.run(1, lambda: all(pump.is_ready(name) for name in pump.names))
+    assert all(pump.state(one, other) == "alive" for one in pump.names for other in pump.names)
+
+
+def test_a_host_alone_in_its_settings_is_ready_at_once_and_waits_for_nobody() -> None:
+    pump = Pump(A)
+    pump.start(A)
+    assert pump.run(1, lambda: pump.is_ready(A))
+    settled = pump.create(A, "s", cart="1")
+    assert (settled.hosts, settled.enough) == (0, True)
+
+
+def test_a_write_is_acknowledged_when_another_host_has_it(pump: Pump) -> None:
+    settled = pump.create(A, "s", cart="1")
+    assert settled.enough
+    assert settled.hosts >= 1
+    assert not settled.minority
+    assert {"cart": b"1"} in [pump.values(B, "s"), pump.values(C, "s")]
+    run_until_alike(pump, "s", {"cart": b"1"})
+
+
+def test_with_acks_all_every_host_has_it_when_it_is_acknowledged() -> None:
+    pump = Pump(A, B, C, acks=None)
+    pump.start_all()
+    pump.run(1)
+    settled = pump.create(A, "s", cart="1")
+    assert (settled.hosts, settled.enough) == (2, True)
+    assert [pump.values(name, "s") for name in pump.names] == [{"cart": b"1"}] * 3
+
+
+def test_two_hosts_that_change_different_keys_keep_both(pump: Pump) -> None:
+    pump.create(A, "s", cart="1")
+    run_until_alike(pump, "s", {"cart": b"1"})
+    for name, changed in ((A, {"cart": "2"}), (B, {"cart": "1", "name": "x"})):
+        pump.machines[name].tables.perform("update", (key_of("s"), record(**changed)._replace(version=2), 1))
+        pump.do(pump.machines[name], pump.machines[name].node.written(pump.now))
+    run_until_alike(pump, "s", {"cart": b"2", "name": b"x"})
+
+
+def test_a_counter_write_sends_each_host_one_message_of_less_than_250_bytes(pump: Pump) -> None:
+    values = {f"k{number}": "v" * 400 for number in range(5)} | {"n": "1"}
+    pump.create(A, "s", **values)
+    pump.run(0.1)
+    before = dict(pump.sizes), len(pump.log)
+    pump.write(A, "update", key_of("s"), record(**{**values, "n": "2"})._replace(version=2), 1)
+    pump.run(0.02)
+    sent = [one for _, _, one in pump.log[before[1] :] if isinstance(one, wire.Changes)]
+    assert len(sent) == 2
+    assert pump.sizes[A, "Changes"] - before[0][A, "Changes"] < 2 * 250
+
+
+def test_a_write_that_reaches_nobody_is_answered_at_once_and_counted(pump: Pump) -> None:
+    pump.kill(B)
+    pump.kill(C)
+    pump.run(0.1)
+    began = pump.now
+    settled = pump.create(A, "s", cart="1")
+    assert (settled.hosts, settled.enough, settled.minority) == (0, False, True)
+    assert pump.now - began < 0.01
+    assert pump.ask(A, local.Status(0)).view["under_replicated"] == 1
+    assert any("fewer hosts" in report.text for report in pump.machines[A].reports)
+
+
+def test_a_host_that_dies_during_the_wait_ends_it_at_once() -> None:
+    pump = Pump(A, B)
+    pump.start_all()
+    pump.run(1)
+    pump.cut = {(A, B)}
+    pump.later(lambda: pump.kill(B), 0.1)
+    began = pump.now
+    settled = pump.create(A, "s", cart="1")
+    assert not settled.enough
+    assert 0.1 <= pump.now - began < 0.15
+
+
+def test_a_host_that_stops_answering_costs_the_wait_once_and_then_nothing() -> None:
+    pump = Pump(A, B)
+    pump.start_all()
+    pump.run(1)
+    pump.machines[B].up = False  # paused: its streams stay
+    began = pump.now
+    assert not pump.create(A, "s", cart="1").enough
+    assert pump.now - began <= 1.01
+    began = pump.now
+    assert not pump.create(A, "t", cart="1").enough
+    assert pump.now - began < 0.01
+    assert pump.run(1, lambda: pump.state(A, B) == "suspect")
+
+
+def test_a_slow_host_delays_nobody(pump: Pump) -> None:
+    pump.cut = {(A, C)}
+    for number in range(50):
+        began = pump.now
+        assert pump.create(A, f"s{number}", n="1").enough
+        assert pump.now - began < 0.01
+    pump.heal()
+    run_until_alike(pump, "s49", {"n": b"1"})
+
+
+def test_a_full_stream_is_not_filled_further_and_goes_on_when_it_is_empty(pump: Pump) -> None:
+    node = pump.machines[A].node
+    link = node.host.peers[C].out
+    assert link
+    node.blocked(link.number, pump.now)
+    pump.create(A, "s", n="1")
+    pump.run(0.2)
+    assert pump.values(C, "s") is None
+    pump.do(pump.machines[A], node.drained(link.number, pump.now))
+    run_until_alike(pump, "s", {"n": b"1"})
+
+
+def test_a_host_that_was_down_gets_what_it_missed_and_no_more(pump: Pump) -> None:
+    pump.create(A, "before", n="1")
+    pump.run(1)
+    pump.kill(C)
+    for number in range(20):
+        pump.create(A, f"s{number}", n="1")
+    mark = len(pump.log)
+    pump.start(C)
+    run_until_alike(pump, "s19", {"n": b"1"})
+    pump.run(1)
+    to_c = [one for _, to, one in pump.log[mark:] if to == C and isinstance(one, wire.Changes)]
+    assert sum(len(one.changes) for one in to_c) == 20
+
+
+def test_a_wiped_host_gets_everything_and_is_ready_only_then(pump: Pump) -> None:
+    for name in (A, B, C):
+        for number in range(30):
+            pump.create(name, f"{name}{number}", n="1")
+    pump.run(1)
+    pump.kill(C)
+    pump.run(0.1)
+    machine = pump.start(C, pump.new_tables())
+    assert not pump.is_ready(C)
+    assert pump.run(5, lambda: pump.is_ready(C))
+    for name in (A, B, C):
+        assert all(pump.values(C, f"{name}{number}") == {"n": b"1"} for number in range(30))
+    assert pump.run(2, lambda: pump.machines[A].node.host.members.of_origin(machine.tables.origin) == C)
+
+
+def test_the_last_writes_of_a_dead_host_that_one_survivor_has_reach_the_others(pump: Pump) -> None:
+    pump.cut = {(B, C)}
+    assert pump.create(B, "last", n="1").enough
+    assert pump.values(A, "last") is not None
+    pump.kill(B)
+    assert pump.values(C, "last") is None
+    assert pump.run(3, lambda: pump.values(C, "last") == {"n": b"1"})
+
+
+def test_a_session_that_ended_on_one_host_comes_back_on_none(pump: Pump) -> None:
+    pump.create(A, "s", n="1")
+    pump.run(1)
+    pump.cut = {(A, B), (A, C), (B, A), (C, A)}
+    pump.write(A, "delete", key_of("s"), None, wait_ms=10)
+    pump.machines[B].tables.perform("update", (key_of("s"), record(n="2")._replace(version=2), 1))
+    pump.heal()
+    assert pump.run(5, lambda: all(pump.values(name, "s") is None for name in pump.names))
+    pump.run(5)
+    assert all(pump.values(name, "s") is None for name in pump.names)
+
+
+def test_both_sides_of_a_partition_go_on_and_agree_afterwards(pump: Pump) -> None:
+    pump.create(A, "s", n="1")
+    pump.run(1)
+    pump.cut = {(A, C), (C, A), (B, C), (C, B)}
+    pump.run(3)
+    assert pump.state(A, C) == "suspect"
+    settled = pump.create(C, "alone", n="1")
+    assert (settled.enough, settled.minority) == (False, True)
+    assert pump.create(A, "many", n="1").enough
+    pump.heal()
+    run_until_alike(pump, "alone", {"n": b"1"}, 20)
+    run_until_alike(pump, "many", {"n": b"1"}, 20)
+    assert pump.run(5, lambda: pump.state(A, C) == "alive")
+
+
+def test_a_way_cut_between_two_hosts_only_moves_no_session_and_kills_nobody() -> None:
+    pump = Pump(A, B, C, dead_after=3.0)
+    pump.start_all()
+    pump.run(2)
+    pump.cut = {(A, C)}
+    pump.run(20)
+    assert pump.state(B, C) == "alive"
+    assert pump.state(A, C) in ("suspect", "alive")
+    assert pump.state(C, A) in ("suspect", "alive")
+    assert pump.create(A, "s", n="1").enough
+    run_until_alike(pump, "s", {"n": b"1"}, 10)  # c has it by way of b
+
+
+def test_a_host_that_stood_still_itself_declares_nobody_dead(pump: Pump) -> None:
+    machine = pump.machines[A]
+    machine.up = False
+    pump.run(30)
+    machine.up = True
+    pump.do(machine, machine.node.tick(pump.now))
+    assert pump.state(A, B) == "alive"
+    assert pump.run(5, lambda: pump.state(B, A) == "alive")
+
+
+def test_gossip_finds_hosts_that_no_setting_names() -> None:
+    pump = Pump(A, B, C)
+    pump.seeds = (A,)
+    pump.start_all()
+    assert pump.run(3, lambda: all(pump.state(one, other) == "alive" for one in pump.names for other in pump.names))
+    assert pump.create(B, "s", n="1").enough
+    run_until_alike(pump, "s", {"n": b"1"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"cluster": "other"}, "belongs to the cluster"), ({"copies": 2}, "set the same on all hosts")],
+    ids=["cluster", "copies"],
+)
+def test_a_host_of_other_settings_is_refused_with_a_reason(pump: Pump, changes: dict[str, object], why: str) -> None:
+    pump.seeds = ("d:1", A)
+    stranger = pump.start("d:1", **changes)
+    pump.run(1)
+    assert not stranger.node.host.peers
+    assert any(why in report.text for report in stranger.reports)
+    assert pump.state(A, "d:1") is None
+
+
+def test_a_second_host_of_the_same_name_is_refused(pump: Pump) -> None:
+    real = pump.machines[C]
+    twin = pump.machines[C] = pump.start(C, pump.new_tables())
+    pump.run(0.5)
+    assert any("is called c:1" in report.text for report in twin.reports)
+    assert pump.machines[A].node.host.peers[C].origin == real.tables.origin
+
+
+def test_a_copy_of_a_storage_is_refused(pump: Pump) -> None:
+    pump.seeds = ("d:1", A)
+    copy = pump.start("d:1", pump.machines[A].tables)
+    pump.run(0.5)
+    assert any("begin with an empty directory" in report.text for report in copy.reports)
+
+
+def test_a_certificate_of_another_host_is_refused(pump: Pump) -> None:
+    machine = pump.machines[A]
+    hello = pump.machines[B].node.streams.hello()
+    hello.name, hello.origin = "d:1", b"ddd1"
+    machine.node.accepted(9001, frozenset({"e"}), pump.now)
+    effects = machine.node.received(9001, hello, pump.now)
+    assert [type(effect).__name__ for effect in effects[-2:]] == ["Send", "Close"]
+    assert "certificate" in effects[-1].why  # type: ignore[union-attr]
+    machine.node.accepted(9002, frozenset({"d"}), pump.now)
+    assert not any(isinstance(one, wire.Refused) for one in machine.node.received(9002, hello, pump.now))
+    assert pump.state(A, "d:1") == "alive"
+
+
+GARBAGE: list[wire.Message] = [
+    wire.Changes(b"zzzz", 0, wire.Progress(1, 1), ()),
+    wire.Stored(b"zzzz", wire.Progress(1, 1)),
+    wire.Digests({5000: 1}),
+    wire.Digests({}),
+    wire.Names(-5, {}),
+    wire.Hello((1,), "sojourn", "copies=all", B, b"zzzz", {}, ()),
+    wire.Refused("no"),
+    wire.Copies(0, (wire.Change(b"short", 1, True, None),)),
+    wire.Fetch(1, (b"short",) * 5000),
+    wire.Offer(1, {b"": 1}),
+    wire.Took(999),
+    wire.Lacks(999, ()),
+    wire.Did(999),
+    wire.Do(1, "sweep", ()),
+    wire.Do(1, "load", ()),
+    wire.Do(1, "load", (7,)),
+    wire.Do(1, "create", (b"k", "no record")),
+    wire.Do(1, "__class__", ()),
+]
+
+
+@pytest.mark.parametrize("message", GARBAGE, ids=lambda message: f"{type(message).__name__}")
+@pytest.mark.parametrize("dialed", [True, False])
+def test_whatever_a_host_makes_up_ends_with_its_stream_at_most(message: wire.Message, dialed: bool) -> None:
+    pump = Pump(A, B)
+    pump.start_all()
+    pump.run(1)
+    machine = pump.machines[A]
+    peer = machine.node.host.peers[B]
+    link = peer.out if dialed else peer.into
+    assert link
+    effects = machine.node.received(link.number, message, pump.now)
+    pump.do(machine, effects)
+    assert not any(isinstance(effect, wire.Changes) for effect in effects)
+    assert pump.run(5, lambda: B in machine.node.host.peers and machine.node.host.reachable(B))
+    assert pump.create(A, "after", n="1").enough
+
+
+def test_nothing_but_a_hello_is_heard_first() -> None:
+    pump = Pump(A)
+    pump.start(A)
+    node = pump.machines[A].node
+    for number, message in enumerate(GARBAGE):
+        if not isinstance(message, wire.Hello | wire.Refused):
+            node.accepted(number, None, pump.now)
+            assert type(node.received(number, message, pump.now)[-1]).__name__ == "Close"
+    assert not node.host.links
+
+
+def test_a_stream_that_says_no_hello_is_closed() -> None:
+    pump = Pump(A)
+    pump.start(A)
+    node = pump.machines[A].node
+    node.accepted(7, None, pump.now)
+    pump.run(6)
+    assert not node.host.links
+
+
+def test_a_worker_that_is_gone_is_told_nothing(pump: Pump) -> None:
+    pump.cut = {(A, B), (A, C)}
+    machine = pump.machines[A]
+    done = machine.tables.perform("create", (key_of("s"), record(n="1")))
+    pump.do(machine, machine.node.asked(5, local.Await(77, key_of("s"), done.time, 500), pump.now))
+    pump.do(machine, machine.node.gone(5, pump.now))
+    pump.run(2)
+    assert machine.reply_to(77) is None
+    assert not pump.machines[A].node.waiting._told
+
+
+def test_an_await_from_before_the_others_were_dialed_is_not_answered_too_soon() -> None:
+    pump = Pump(A, B)
+    pump.start_all()
+    pump.run(1)
+    pump.kill(A)
+    pump.run(1)
+    pump.start(A)
+    assert pump.create(A, "s", n="1").enough
+
+
+def test_with_acks_0_an_await_is_answered_when_one_other_host_has_it() -> None:
+    pump = Pump(A, B, C, acks=0)
+    pump.start_all()
+    pump.run(1)
+    assert pump.create(A, "s", n="1").hosts == 1
+
+
+def test_a_stopping_agent_says_goodbye_and_is_suspect_at_once(pump: Pump) -> None:
+    machine = pump.machines[C]
+    pump.do(machine, machine.node.stopping(pump.now))
+    pump.run(0.01)
+    assert pump.state(A, C) == pump.state(B, C) == "suspect"
+
+
+def test_the_status_is_plain_data_about_every_host(pump: Pump) -> None:
+    pump.kill(C)
+    pump.run(1)
+    view = pump.ask(A, local.Status(0)).view
+    assert {one["name"]: one["state"] for one in view["members"]} == {A: "alive", B: "alive", C: "suspect"}
+    assert {one["name"]: one["lag_ms"] for one in view["members"]} == {A: 0, B: 0, C: None}
+    assert view["ready"]
+
+
+def test_what_is_over_is_swept(pump: Pump) -> None:
+    pump.create(A, "s", n="1")
+    pump.run(2)
+    pump.now += 3700
+    for machine in pump.machines.values():
+        machine.node.host.members.slept(3700)
+    pump.run(5)
+    assert all(machine.tables.replica(key_of("s")) is None for machine in pump.machines.values())
+
+
+def test_no_input_raises_where_the_storage_fails(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sojourn.errors import StoreUnavailable
+
+    machine = pump.machines[A]
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    for verb in ("log", "store", "accept", "progress", "replica", "sweep", "digests", "keep_view"):
+        monkeypatch.setattr(machine.tables, verb, fail)
+    pump.do(machine, machine.node.written(pump.now))
+    pump.do(machine, machine.node.asked(1, local.Ask(7, key_of("s"), b"", 100), pump.now))
+    assert machine.reply_to(7) == local.Asked(7, False)
+    pump.create(B, "s", n="1")
+    pump.run(3)
+    assert any("disk is full" in report.text for report in machine.reports)

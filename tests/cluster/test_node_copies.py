@@ -1,0 +1,265 @@
+"""With copies=k a session is on k hosts, wherever it is asked for; and it stays on k when hosts come and go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.cluster.pump import Pump, key_of, record
+
+from sojourn.cluster import local, ring, wire
+from sojourn.cluster.tables import BUCKETS
+
+HOSTS = ("a:1", "b:1", "c:1", "d:1", "e:1")
+
+
+def started(hosts: tuple[str, ...] = HOSTS, copies: int = 2, **changes: Any) -> Pump:
+    pump = Pump(*hosts, copies=copies, dead_after=3.0, **changes)
+    pump.start_all()
+    assert pump.run(10, lambda: all(pump.is_ready(name) for name in hosts))
+    assert pump.run(10, lambda: all(one.node._is_settled() for one in pump.machines.values()))
+    return pump
+
+
+@pytest.fixture
+def pump() -> Pump:
+    return started()
+
+
+def owners(pump: Pump, text: str) -> tuple[str, ...]:
+    up = [name for name, machine in pump.machines.items() if machine.up]
+    return ring.owners(key_of(text), up, 2)
+
+
+def holders(pump: Pump, text: str) -> set[str]:
+    return {name for name, one in pump.machines.items() if one.up and one.tables.replica(key_of(text))}
+
+
+def stranger(pump: Pump, text: str) -> str:
+    return next(name for name in HOSTS if name not in owners(pump, text))
+
+
+def create(pump: Pump, text: str) -> local.Settled:
+    return pump.create(owners(pump, text)[0], text, n="1")
+
+
+def forward(pump: Pump, name: str, verb: str, *arguments: Any, **changes: Any) -> local.Forwarded:
+    request = local.Forward(0, changes.pop("key", arguments[0]), verb, arguments, changes.pop("wait_ms", 500))
+    answer = pump.ask(name, request, **changes)
+    assert isinstance(answer, local.Forwarded)
+    return answer
+
+
+def load(pump: Pump, name: str, text: str) -> Any:
+    answer = forward(pump, name, "load", key_of(text))
+    assert answer.failed is None, answer.failed
+    return answer.answer
+
+
+def test_a_write_goes_to_the_owners_and_to_nobody_else(pump: Pump) -> None:
+    for number in range(30):
+        settled = create(pump, f"s{number}")
+        assert (settled.hosts, settled.enough) == (1, True)
+    pump.run(3)
+    assert all(holders(pump, f"s{number}") == set(owners(pump, f"s{number}")) for number in range(30))
+
+
+@pytest.mark.parametrize("hosts", [HOSTS[:3], HOSTS], ids=len)
+def test_a_write_costs_the_same_messages_however_many_hosts_there_are(hosts: tuple[str, ...]) -> None:
+    pump = started(hosts)
+    mark = len(pump.log)
+    for number in range(50):
+        text = f"s{number}"
+        pump.create(ring.owners(key_of(text), hosts, 2)[0], text, n="1")
+    sent = [one for _, _, one in pump.log[mark:] if isinstance(one, wire.Changes)]
+    assert len([one for one in sent if one.changes]) == 50
+    assert len(sent) < 60 + len(hosts) * len(hosts)
+
+
+def test_a_host_without_a_copy_has_an_owner_load_it(pump: Pump) -> None:
+    create(pump, "s")
+    found = load(pump, stranger(pump, "s"), "s")
+    assert found[0] == {"n": b"1"}
+    assert load(pump, stranger(pump, "s"), "nothing") is None
+
+
+def test_an_update_goes_to_the_host_that_showed_the_version(pump: Pump) -> None:
+    create(pump, "s")
+    name = stranger(pump, "s")
+    load(pump, name, "s")
+    answer = forward(pump, name, "update", key_of("s"), record(n="2")._replace(version=2), 1)
+    assert (answer.answer, answer.failed) == ("done", None)
+    assert load(pump, name, "s")[0] == {"n": b"2"}
+
+
+def test_who_has_created_a_session_elsewhere_knows_its_version(pump: Pump) -> None:
+    name = stranger(pump, "s")
+    assert forward(pump, name, "create", key_of("s"), record(n="1")).answer == "done"
+    changed = record(n="2")._replace(version=2)
+    assert forward(pump, name, "update", key_of("s"), changed, 1).answer == "done"
+    assert forward(pump, name, "update", key_of("s"), changed, 1).answer == "stale"
+
+
+def test_a_version_that_no_host_has_shown_is_stale_without_a_message(pump: Pump) -> None:
+    create(pump, "s")
+    mark = len(pump.log)
+    answer = forward(pump, stranger(pump, "s"), "update", key_of("s"), record(n="2")._replace(version=2), 1)
+    assert answer.answer == "stale"
+    assert not [one for _, _, one in pump.log[mark:] if isinstance(one, wire.Do)]
+
+
+def test_a_version_that_a_dead_host_has_shown_is_stale(pump: Pump) -> None:
+    create(pump, "s")
+    name = stranger(pump, "s")
+    load(pump, name, "s")
+    pump.kill(owners(pump, "s")[0])
+    pump.run(0.05)
+    assert forward(pump, name, "touch", key_of("s"), 1.0, 2.0, 1).answer == "stale"
+
+
+def test_a_read_goes_to_the_next_owner_when_one_dies_meanwhile(pump: Pump) -> None:
+    create(pump, "s")
+    pump.run(1)
+    name, first = stranger(pump, "s"), owners(pump, "s")[0]
+    pump.cut = {(name, first)}
+    pump.later(lambda: pump.kill(first), 0.05)
+    assert load(pump, name, "s")[0] == {"n": b"1"}
+
+
+def test_a_write_whose_fate_is_unknown_is_not_sent_again(pump: Pump) -> None:
+    name, first = stranger(pump, "s"), owners(pump, "s")[0]
+    pump.cut = {(first, name)}
+    pump.later(lambda: pump.kill(first), 0.05)
+    mark = len(pump.log)
+    answer = forward(pump, name, "create", key_of("s"), record(n="1"))
+    assert answer.failed is not None
+    assert "may have done it" in answer.failed
+    assert len([one for _, _, one in pump.log[mark:] if isinstance(one, wire.Do)]) == 1
+
+
+def test_a_forwarded_write_is_acknowledged_like_any_other(pump: Pump) -> None:
+    answer = forward(pump, stranger(pump, "s"), "create", key_of("s"), record(n="1"))
+    assert answer.answer == "done"
+    assert holders(pump, "s") == set(owners(pump, "s"))
+
+
+def test_with_no_owner_in_reach_a_forward_fails_at_once(pump: Pump) -> None:
+    create(pump, "s")
+    name = stranger(pump, "s")
+    for owner in owners(pump, "s"):
+        pump.kill(owner)
+    pump.run(0.05)
+    began = pump.now
+    assert forward(pump, name, "load", key_of("s")).failed
+    assert pump.now - began < 0.01
+
+
+def test_an_operation_that_does_not_fit_is_answered_and_not_performed(pump: Pump) -> None:
+    assert forward(pump, HOSTS[0], "drop_everything", key_of("s")).failed
+    assert forward(pump, stranger(pump, "s"), "create", key_of("s"), "no record").failed
+
+
+def test_a_scan_goes_to_the_host_that_is_named(pump: Pump) -> None:
+    create(pump, "s")
+    pump.run(1)
+    name = owners(pump, "s")[1]
+    answer = forward(pump, stranger(pump, "s"), "scan", None, 100, key=name.encode())
+    assert list(answer.answer[0]) == [key_of("s")]
+
+
+@pytest.mark.slow
+def test_when_a_host_dies_its_sessions_are_copied_until_there_are_two_again(pump: Pump) -> None:
+    texts = [f"s{number}" for number in range(60)]
+    for text in texts:
+        create(pump, text)
+    pump.run(1)
+    pump.kill(HOSTS[2])
+    assert pump.run(20, lambda: all(holders(pump, text) == set(owners(pump, text)) for text in texts))
+
+
+@pytest.mark.slow
+def test_a_host_that_joins_takes_its_share_and_the_others_forget_it() -> None:
+    pump = Pump(*HOSTS, copies=2)
+    for name in HOSTS[:4]:
+        pump.start(name)
+    assert pump.run(10, lambda: all(pump.is_ready(name) for name in HOSTS[:4]))
+    texts = [f"s{number}" for number in range(60)]
+    for text in texts:
+        create(pump, text)
+    pump.run(2)
+    pump.start(HOSTS[4])
+    assert pump.run(20, lambda: pump.is_ready(HOSTS[4]))
+    assert pump.run(20, lambda: all(holders(pump, text) == set(owners(pump, text)) for text in texts))
+    assert any(HOSTS[4] in owners(pump, text) for text in texts)
+
+
+@pytest.mark.slow
+def test_writes_during_a_move_are_on_all_owners_after_it(pump: Pump) -> None:
+    texts = [f"s{number}" for number in range(40)]
+    for text in texts:
+        create(pump, text)
+    pump.kill(HOSTS[0])
+    for round in range(2, 12):
+        for text in texts:
+            name = next(name for name in HOSTS[1:] if pump.machines[name].tables.replica(key_of(text)))
+            replica = pump.machines[name].tables.replica(key_of(text))
+            assert replica
+            changed = record(n=str(round), **{f"k{round}": "x"})._replace(version=replica.version + 1)
+            pump.write(name, "update", key_of(text), changed, replica.version)
+        pump.run(0.7)
+    pump.run(15)
+    for text in texts:
+        assert holders(pump, text) == set(owners(pump, text))
+        found = [pump.values(name, text) for name in owners(pump, text)]
+        assert found[0] == found[1]
+        assert found[0] is not None
+        assert found[0]["n"] == b"11"
+
+
+@pytest.mark.slow
+def test_a_host_that_leaves_hands_its_sessions_on_and_says_when_it_is_done(pump: Pump) -> None:
+    texts = [f"s{number}" for number in range(60)]
+    for text in texts:
+        create(pump, text)
+    pump.run(1)
+    answer = pump.ask(HOSTS[1], local.Leave(0, 20_000), seconds=25)
+    assert answer.view["left"]
+    assert pump.machines[HOSTS[1]].ended
+    left = {text: {name for name in holders(pump, text) if name != HOSTS[1]} for text in texts}
+    assert all(left[text] == set(owners(pump, text)) for text in texts)
+    pump.run(1)
+    assert pump.state(HOSTS[0], HOSTS[1]) == "left"
+
+
+def test_a_host_that_cannot_hand_on_says_so_and_stays() -> None:
+    pump = started(HOSTS[:3])
+    for number in range(20):
+        pump.create(ring.owners(key_of(f"s{number}"), HOSTS[:3], 2)[0], f"s{number}", n="1")
+    pump.kill(HOSTS[0])
+    pump.kill(HOSTS[2])
+    answer = pump.ask(HOSTS[1], local.Leave(0, 1_000), seconds=3)
+    assert not answer.view["left"]
+    assert not pump.machines[HOSTS[1]].ended
+    assert not pump.machines[HOSTS[1]].node.host.leaving
+
+
+def test_with_copies_everywhere_leaving_waits_until_the_others_have_all() -> None:
+    pump = Pump(*HOSTS[:3])
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in HOSTS[:3]))
+    pump.create(HOSTS[0], "s", n="1")
+    assert pump.ask(HOSTS[0], local.Leave(0, 20_000), seconds=25).view["left"]
+    assert pump.values(HOSTS[1], "s") == pump.values(HOSTS[2], "s") == {"n": b"1"}
+    assert pump.create(HOSTS[1], "t", n="1").enough
+
+
+def test_a_copy_that_is_missing_although_everything_was_shipped_is_found_and_brought() -> None:
+    pump = Pump(*HOSTS[:2])
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in HOSTS[:2]))
+    pump.create(HOSTS[0], "s", n="1")
+    pump.run(1)
+    tables = pump.machines[HOSTS[1]].tables
+    tables.drop({name: digest for bucket in range(BUCKETS) for name, digest in tables.names(bucket).items()})
+    assert pump.values(HOSTS[1], "s") is None
+    assert pump.run(1200, lambda: pump.values(HOSTS[1], "s") == {"n": b"1"})

@@ -1,0 +1,289 @@
+"""The checkers themselves: each forged history breaks one promise, and its neighbour does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from sojourn.testing.sim_checks import check
+from sojourn.testing.sim_history import (
+    Answered,
+    Begins,
+    Copy,
+    Counted,
+    Finding,
+    History,
+    Sent,
+    Settled,
+    Trouble,
+    from_lines,
+    story,
+    to_lines,
+)
+
+
+class Forged:
+    """A history, told step by step. Time is the number of lines."""
+
+    def __init__(self, **begins: object) -> None:
+        self.lines: History = [Begins(1, ("a", "b", "c"), **begins)]  # type: ignore[arg-type]
+        self.requests = 0
+
+    def send(self, client: int, host: str, does: str, session: str | None, **sets: int | None) -> int:
+        self.requests += 1
+        wishes = {key: self.requests if value else None for key, value in sets.items()}
+        mark = self.requests if wishes else 0
+        self.lines.append(Sent(len(self.lines), self.requests, client, host, does, session, wishes, mark))  # type: ignore[arg-type]
+        return self.requests
+
+    def answer(self, request: int, session: str | None, **fields: object) -> None:
+        self.lines.append(Answered(len(self.lines), request, True, session=session, **fields))  # type: ignore[arg-type]
+
+    def write(self, client: int, host: str, session: str | None, into: str | None = None, **fields: object) -> int:
+        """A write of the key ``x`` that succeeds; returns its mark."""
+        request = self.send(client, host, "write", session, x=1)
+        self.answer(request, into or session, **{"found": bool(session), "wrote": True, "hosts": 1, **fields})
+        return request
+
+    def read(self, client: int, host: str, session: str, **fields: object) -> int:
+        request = self.send(client, host, "read", session)
+        self.answer(request, session, **{"found": True, **fields})
+        return request
+
+    def end(self, host: str, session: str, x: int, does: str = "logout", into: str | None = None) -> int:
+        """A logout or a renewal by client 1, that finds *x* and succeeds."""
+        request = self.send(1, host, does, session)
+        self.answer(request, into, found=True, reads={"x": x}, ended=True, hosts=1)
+        return request
+
+    def happens(self, what: str, *hosts: str) -> None:
+        self.lines.append(Trouble(len(self.lines), what, hosts))
+
+    def finally_(
+        self, session: str, reads: dict[str, int], state: str = "live", hosts: str = "abc", **odd: str
+    ) -> None:
+        for host in hosts:
+            self.lines.append(Copy(host, session, state, odd.get(host, "same"), reads, ("a", "b", "c")))  # type: ignore[arg-type]
+
+    def broken(self) -> set[str]:
+        """The promises that this history breaks; one that never came to rest is not held against it."""
+        if not any(isinstance(line, Trouble) and line.what == "quiet" for line in self.lines):
+            return {finding.promise for finding in check([*self.lines, Trouble(1e9, "over"), Trouble(1e9, "quiet")])}
+        return {finding.promise for finding in check(self.lines)} - {"answers"}
+
+
+def test_a_history_in_which_nothing_is_wrong_has_no_findings() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    second = story.write(1, "b", "s", reads={"x": first})
+    story.read(1, "c", "s", reads={"x": second})
+    story.finally_("s", {"x": second})
+    assert story.broken() == set()
+
+
+def test_a_value_from_before_the_browsers_own_write_is_older() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    second = story.write(1, "a", "s", reads={"x": first})
+    story.read(1, "b", "s", reads={"x": first})
+    story.finally_("s", {"x": second})
+    assert story.broken() == {"never older"}
+
+
+def test_no_value_where_the_browser_has_seen_one_is_older() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.read(1, "b", "s", reads={})
+    story.finally_("s", {"x": first})
+    assert story.broken() == {"never older"}
+
+
+def test_a_removal_is_a_write_like_others() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    removal = story.send(1, "a", "write", "s", x=None)
+    story.answer(removal, "s", found=True, reads={"x": first}, wrote=True, hosts=1)
+    story.read(1, "b", "s", reads={})
+    story.finally_("s", {})
+    assert story.broken() == set()
+    story.read(1, "c", "s", reads={"x": first})
+    assert story.broken() == {"never older"}
+
+
+def test_another_browsers_older_view_is_not_held_against_the_host() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.read(2, "a", "s", reads={"x": first})
+    second = story.write(1, "a", "s", reads={"x": first})
+    story.read(2, "b", "s", reads={"x": first})
+    story.finally_("s", {"x": second})
+    assert story.broken() == set()
+
+
+def test_what_a_browser_was_shown_counts_although_another_wrote_it() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    second = story.write(1, "a", "s", reads={"x": first})
+    story.read(2, "a", "s", reads={"x": second})
+    story.read(2, "b", "s", reads={"x": first})
+    story.finally_("s", {"x": second})
+    assert story.broken() == {"never older"}
+
+
+def test_a_session_that_nobody_ended_must_be_found() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    request = story.send(1, "b", "read", "s")
+    story.answer(request, "s", found=False)
+    story.finally_("s", {"x": first})
+    assert story.broken() == {"never older"}
+
+
+def test_a_session_that_somebody_may_have_ended_need_not_be_found() -> None:
+    story = Forged()
+    story.write(1, "a", None, "s")
+    story.send(2, "a", "logout", "s")  # never answered
+    request = story.send(1, "b", "read", "s")
+    story.answer(request, "s", found=False)
+    story.finally_("s", {}, "ended")
+    assert story.broken() == set()
+
+
+def test_an_acknowledged_write_that_is_missing_at_the_end_is_lost() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.write(2, "b", "s", reads={"x": first})
+    story.finally_("s", {"x": first})
+    assert story.broken() == {"nothing lost"}
+
+
+def test_of_two_writes_that_did_not_know_of_each_other_either_may_stand() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    second = story.write(2, "b", "s", reads={"x": first})
+    story.write(3, "c", "s", reads={"x": first})
+    story.finally_("s", {"x": second})
+    assert story.broken() == set()
+
+
+def test_a_write_on_two_hosts_survives_one_lost_disk_and_not_two() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s", hosts=1)
+    second = story.write(2, "a", "s", reads={"x": first}, hosts=1)
+    assert second
+    story.happens("disk lost", "a")
+    story.finally_("s", {"x": first})
+    story.happens("probe")
+    assert story.broken() == {"nothing lost"}
+    story.lines.insert(-4, Trouble(7, "disk lost", ("b",)))
+    assert story.broken() == set()
+
+
+def test_after_a_quiet_a_write_is_everywhere_and_survives_what_it_would_not_have_before() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s", hosts=0)
+    story.write(2, "a", "s", reads={"x": first}, hosts=0)
+    story.happens("disk lost", "a")
+    story.finally_("s", {"x": first})
+    assert story.broken() == set()
+    story.lines.insert(-4, Trouble(5.5, "quiet"))
+    story.lines[-4] = Trouble(6, "disk lost", ("a",))
+    assert story.broken() == {"nothing lost"}
+
+
+def test_a_session_that_lives_after_its_logout_was_acknowledged_is_a_resurrection() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.end("a", "s", first)
+    story.finally_("s", {"x": first})
+    assert story.broken() == {"no resurrection"}
+
+
+def test_what_a_renewal_made_of_a_session_ends_with_it() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.end("a", "s", first, "renew", into="t")
+    story.end("b", "s", first)
+    story.finally_("s", {}, "ended")
+    story.finally_("t", {"x": first})
+    assert story.broken() == {"no resurrection"}
+
+
+def test_where_a_session_was_ended_it_is_never_found_again() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.end("a", "s", first)
+    probe = story.send(2, "b", "probe", "s")
+    story.answer(probe, "s", found=True, reads={"x": first})
+    story.finally_("s", {}, "ended")
+    assert story.broken() == set()  # b may not know yet
+    probe = story.send(2, "a", "probe", "s")
+    story.answer(probe, "s", found=True, reads={"x": first})
+    assert story.broken() == {"no resurrection"}
+
+
+def test_copies_that_differ_and_copies_that_are_missing_are_not_alike() -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.finally_("s", {"x": first}, b="other")
+    assert story.broken() == {"copies alike"}
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.finally_("s", {"x": first}, hosts="ab")
+    assert story.broken() == {"copies alike"}
+
+
+def test_an_acknowledgement_of_what_no_disk_has_is_not_honest() -> None:
+    story = Forged()
+    story.lines.append(Settled(5.0, "a", "s", 1, 1, True, 4.0))
+    assert story.broken() == set()
+    story.lines.append(Settled(6.0, "a", "s", 1, 0, True, 5.0))
+    assert story.broken() == {"honest"}
+    story.lines.append(Trouble(5.5, "disk lost", ("b",)))
+    assert story.broken() == set()
+
+
+def test_under_replicated_writes_must_be_counted() -> None:
+    story = Forged()
+    story.lines.append(Counted("a", 2, 2))
+    assert story.broken() == set()
+    story.lines.append(Counted("b", 1, 2))
+    assert story.broken() == {"honest"}
+
+
+def test_a_write_that_policy_refuses_must_not_be_accepted() -> None:
+    story = Forged(alone="refuse")
+    first = story.write(1, "a", None, "s", hosts=0)
+    story.finally_("s", {"x": first})
+    assert story.broken() == {"honest"}
+
+
+def test_after_quiet_every_request_is_answered() -> None:
+    story = Forged()
+    story.happens("over")
+    story.happens("quiet")
+    assert check(story.lines) == []
+    story.send(1, "a", "read", None)
+    assert [finding.promise for finding in check(story.lines)] == ["answers"]
+    assert [finding.promise for finding in check([Begins(1, ("a",))])] == ["answers"]
+
+
+def test_a_history_is_lines_that_can_be_read_back() -> None:
+    forged = Forged(copies=2)
+    first = forged.write(1, "a", None, "s")
+    forged.happens("cut", "a")
+    forged.end("a", "s", first)
+    forged.finally_("s", {"x": first}, "ended")
+    lines = to_lines(forged.lines)
+    assert from_lines(lines) == forged.lines
+    assert lines.splitlines()[1].startswith(b'{"is":"sent","at":1')
+
+
+@pytest.mark.parametrize("about", [("s",), ()])
+def test_a_story_shows_what_concerns_a_session(about: tuple[str, ...]) -> None:
+    forged = Forged()
+    forged.write(1, "a", None, "s")
+    forged.end("b", "s", 1, "renew", into="t")
+    forged.write(2, "c", None, "other")
+    told = story(forged.lines, Finding("never older", "", about))
+    assert "renew s" in told
+    assert ("other" in told) == (not about)

@@ -1,0 +1,67 @@
+"""The contracts over the peers store with one, two and three real hosts in both colours, and host by host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+from tests.store.peers.harness import CAPABILITIES, Hosts, peers_harness
+
+from sojourn.core.capability import Batched
+from sojourn.drive import StorePair
+from sojourn.testing import StoreHarness, session_contract
+from sojourn.testing.capability_contract import CAPABILITY_STORIES, capabilities_of, stories_for
+from sojourn.testing.principal_contract import PRINCIPAL_STORIES
+from sojourn.testing.session_contract import SESSION_STORIES
+from sojourn.testing.store_contract import STORIES, Story, name_of
+
+pytestmark = pytest.mark.slow
+
+# How many hosts, what the URL says besides, and whether each operation is one of another host.
+PLACES: dict[str, tuple[int, str, bool]] = {
+    "one": (1, "", False),
+    "two": (2, "", False),
+    "three": (3, "", False),
+    "three-in-turns": (3, "acks=all", True),
+    "three-with-two-copies": (3, "copies=2&acks=all", False),
+}
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[Hosts, bool]]:
+    number, query, rotating = PLACES[request.param]
+    with Hosts(number, query) as hosts:
+        yield hosts, rotating
+
+
+@pytest.fixture(params=["blocking", "loop"])
+def harness(
+    place: tuple[Hosts, bool], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AbstractContextManager[StoreHarness]:
+    hosts, rotating = place
+    if len(hosts.all) > 1 or request.param == "loop":
+        monkeypatch.setattr(session_contract, "INTERLEAVINGS", 50)  # of a thousand: each write crosses to other hosts
+    return peers_harness(hosts, loop=request.param == "loop", rotating=rotating)
+
+
+@pytest.mark.parametrize("story", [*STORIES, *stories_for(CAPABILITIES)], ids=name_of)
+def test_store_keeps_its_promise(harness: AbstractContextManager[StoreHarness], story: Story) -> None:
+    with harness as store:
+        if CAPABILITY_STORIES.get(story, Batched) in store.capabilities:
+            story(store)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [*SESSION_STORIES, *(story for story, needed in PRINCIPAL_STORIES.items() if needed in CAPABILITIES)],
+    ids=name_of,
+)
+def test_sessions_keep_their_promise(harness: AbstractContextManager[StoreHarness], story: Story) -> None:
+    with harness as store:
+        story(store)
+
+
+def test_both_colours_can_do_the_same(place: tuple[Hosts, bool]) -> None:
+    pair: StorePair = place[0][0].pair
+    assert capabilities_of(pair.blocking) == capabilities_of(pair.loop) == CAPABILITIES

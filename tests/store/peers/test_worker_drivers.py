@@ -1,0 +1,442 @@
+"""Both colours over the agent's socket: what a wait costs, what is asked again, that no answer finds the wrong one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.servers.process import until
+
+from sojourn.cluster.local import Answer, Await, Forward, Forwarded, Nudge, Settled
+from sojourn.cluster.replica import Replica
+from sojourn.cluster.settings import Settings
+from sojourn.cluster.tables import Done, View
+from sojourn.cluster.wire import Member
+from sojourn.core.ops import Written
+from sojourn.core.record import Record
+from sojourn.errors import StoreUnavailable
+from sojourn.store.peers import asking, blocking, channel, loop
+from sojourn.store.peers.asking import GRACE
+from sojourn.store.peers.blocking import PeersStore
+from sojourn.store.peers.loop import AsyncPeersStore
+from sojourn.testing.store_contract import a_key, a_record
+
+ME, OTHER = "127.0.0.1:1", "127.0.0.1:2"
+
+Script = Callable[[Any], Sequence[Answer] | None]
+"""Says what the agent answers to a request; None: it closes the connection."""
+
+
+class ScriptedTables:
+    """A host's storage with nothing in it, of which other hosts keep everything; each write goes through."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.mine = True
+
+    def view(self) -> View:
+        state = "dead" if self.mine else "alive"
+        return View((Member(OTHER, 1, state, b"2222", True), Member(ME, 1, "alive", b"1111", True)), True)
+
+    def load(self, key: bytes) -> Record | None:
+        return None
+
+    def replica(self, key: bytes) -> Replica | None:
+        return None
+
+    def perform(self, verb: str, arguments: Sequence[Any]) -> Done:
+        self.written += 1
+        return Done(Written.DONE, self.written)
+
+    def close(self) -> None:
+        pass
+
+
+class Agent:
+    """An agent that answers by a *script*, on the socket of *directory*."""
+
+    def __init__(self, directory: Path, script: Script) -> None:
+        self._directory, self._script = directory, script
+        self.requests: list[Any] = []
+        self.connections: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.start()
+
+    def start(self) -> None:
+        self._listening = channel.listen(self._directory)
+        self._listening.settimeout(None)
+        self._serve(self._accept)
+
+    def _serve(self, work: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listening.accept()
+            except OSError:
+                return
+            self.connections.append(sock)
+            self._serve(self._talk, sock)
+
+    def _talk(self, sock: socket.socket) -> None:
+        requests = channel.Requests()
+        with sock:
+            while data := _received(sock):
+                for request in requests.feed(data):
+                    self.requests.append(request)
+                    answers = self._script(request)
+                    if answers is None:
+                        return
+                    for answer in answers:
+                        sock.sendall(channel.to_frame(answer))
+
+    def stop(self) -> None:
+        _shut(self._listening)
+        for sock in self.connections:
+            _shut(sock)
+        for thread in self._threads:
+            thread.join(5)
+        self._listening.close()
+        (self._directory / channel.SOCKET).unlink(missing_ok=True)
+
+
+def _received(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(65_536)
+    except OSError:
+        return b""
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def enough(request: Any) -> Sequence[Answer]:
+    return [] if isinstance(request, Nudge) else [Settled(request.number, 1, True)]
+
+
+def nothing(request: Any) -> Sequence[Answer]:
+    return []
+
+
+def done(request: Any) -> Sequence[Answer]:
+    return [Forwarded(request.number, "done")]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a host whose agent nobody starts but the test."""
+    for module in (blocking, loop):
+        monkeypatch.setattr(module, "start", lambda directory, url: False)
+    return Settings(seeds=(ME, OTHER), me=ME, listen=ME, path=str(tmp_path), wait=0.2, copies=1, acks=1, alone="accept")
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[Callable[[Script], Agent]]:
+    made: list[Agent] = []
+
+    def make(script: Script) -> Agent:
+        made.append(Agent(tmp_path, script))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        agent.stop()
+
+
+@pytest.fixture
+def tables() -> Any:
+    return ScriptedTables()
+
+
+# -- blocking ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(settings: Settings, tables: Any) -> Iterator[PeersStore]:
+    store = PeersStore(settings, tables)
+    yield store
+    store.close()
+
+
+def test_threads_ask_side_by_side_on_few_connections(store: PeersStore, agents: Any) -> None:
+    agent = agents(enough)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: store.create(a_key(number), a_record()), range(400)))
+    assert answers == [Written.DONE] * 400
+    assert 1 <= len(agent.connections) <= 9
+    assert len({request.number for request in agent.requests}) == 400
+
+
+def test_an_agent_that_hangs_costs_one_wait_and_no_more(store: PeersStore, agents: Any) -> None:
+    agent = agents(nothing)
+    begun = time.monotonic()
+    assert store.create(a_key(), a_record()) is Written.DONE
+    assert 0.2 <= time.monotonic() - begun < 0.2 + GRACE + 1
+    assert len(agent.requests) == 1
+
+
+def test_the_answer_that_comes_too_late_is_nobodys(store: PeersStore, agents: Any) -> None:
+    """The connection is given up with the wait, since its next answer would be this one's."""
+    late: list[Any] = []
+
+    def script(request: Any) -> Sequence[Answer]:
+        late.append(request)
+        return [] if len(late) == 1 else [Settled(late[0].number, 0, False), Settled(request.number, 1, True)]
+
+    agent = agents(script)
+    store.create(a_key(), a_record())
+    assert store.create(a_key(2), a_record()) is Written.DONE
+    assert len(agent.connections) == 2
+
+
+def test_an_agent_that_comes_in_time_is_waited_for(store: PeersStore, agents: Any, settings: Settings) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        store._agent._patience = 10
+        write = pool.submit(store.create, a_key(), a_record())
+        agent = agents(enough)
+        assert write.result(5) is Written.DONE
+    assert len([request for request in agent.requests if isinstance(request, Await)]) == 1
+
+
+def test_after_a_restart_of_the_agent_the_next_request_goes_through(store: PeersStore, agents: Any) -> None:
+    agent = agents(enough)
+    assert store.create(a_key(), a_record()) is Written.DONE
+    agent.stop()
+    again = agents(enough)
+    assert store.create(a_key(2), a_record()) is Written.DONE
+    assert len(again.requests) == 1
+
+
+def test_what_waited_when_the_agent_died_is_asked_again(store: PeersStore, agents: Any) -> None:
+    asked: list[Any] = []
+
+    def script(request: Any) -> Sequence[Answer] | None:
+        asked.append(request)
+        return None if len(asked) == 1 else enough(request)
+
+    agents(script)
+    assert store.create(a_key(), a_record()) is Written.DONE
+    assert len(asked) == 2
+
+
+def test_a_forwarded_write_is_never_sent_twice(store: PeersStore, agents: Any, tables: Any) -> None:
+    tables.mine = False
+    agent = agents(lambda request: None)
+    key = _elsewhere(store)
+    with pytest.raises(StoreUnavailable, match="update"):
+        store.update(key, a_record(), 1)
+    assert len(agent.requests) == 1
+
+
+def test_a_forwarded_read_is(store: PeersStore, agents: Any, tables: Any) -> None:
+    tables.mine = False
+    asked: list[Any] = []
+
+    def script(request: Any) -> Sequence[Answer] | None:
+        asked.append(request)
+        return None if len(asked) == 1 else [Forwarded(request.number, None)]
+
+    agents(script)
+    assert store.load(_elsewhere(store)) is None
+    assert [request.verb for request in asked] == ["load", "load"]
+
+
+def _elsewhere(store: Any) -> bytes:
+    from sojourn.cluster import worker
+
+    return next(key for key in map(a_key, range(100)) if not worker.places(store._tables, store._settings, key))
+
+
+def test_a_nudge_waits_for_nobody(settings: Settings, tables: Any, agents: Any) -> None:
+    store = PeersStore(Settings(**{**vars(settings), "acks": 0, "copies": None}), tables)
+    agent = agents(nothing)
+    waited = 0
+    for number in range(64):
+        begun = time.monotonic()
+        assert store.create(a_key(number), a_record()) is Written.DONE
+        waited += time.monotonic() - begun > 0.1
+    assert waited <= 3, "one in 256 waits, so that nobody outruns the others"
+    until(lambda: len(agent.requests) >= 60, "the nudges arrive")
+    store.close()
+
+
+def test_without_an_agent_a_nudge_is_free(settings: Settings, tables: Any) -> None:
+    store = PeersStore(Settings(**{**vars(settings), "acks": 0, "copies": None}), tables)
+    begun = time.monotonic()
+    for number in range(16):
+        assert store.create(a_key(number), a_record()) is Written.DONE
+    assert time.monotonic() - begun < 1
+    store.close()
+
+
+def test_an_answer_of_another_kind_is_none(store: PeersStore, agents: Any, settings: Settings) -> None:
+    agents(done)
+    assert store.create(a_key(), a_record()) is Written.DONE, "alone=accept"
+    strict = PeersStore(Settings(**{**vars(settings), "alone": "refuse"}), ScriptedTables())  # type: ignore[arg-type]
+    with pytest.raises(StoreUnavailable, match="alone=refuse"):
+        strict.create(a_key(), a_record())
+    strict.close()
+
+
+# -- event loops ---------------------------------------------------------------------------------------------------
+
+
+def on_loop(settings: Settings, tables: Any, work: Callable[[AsyncPeersStore], Any]) -> Any:
+    store = AsyncPeersStore(settings, tables)
+
+    async def main() -> Any:
+        try:
+            return await work(store)
+        finally:
+            await store.aclose()
+
+    return asyncio.run(main())
+
+
+def test_tasks_share_one_connection_and_find_their_answers(settings: Settings, tables: Any, agents: Any) -> None:
+    tables.mine = False
+    held: list[Any] = []
+
+    def backwards(request: Any) -> Sequence[Answer]:
+        held.append(request)
+        if len(held) < 50:
+            return []
+        return [Forwarded(one.number, int.from_bytes(one.key[-2:], "big")) for one in reversed(held)]
+
+    agent = agents(backwards)
+
+    async def work(store: AsyncPeersStore) -> Any:
+        async def ask(number: int) -> bool:
+            key = number.to_bytes(32, "big")
+            answer = await store._here().ask(Forward(0, key, "load", (key,), 200))
+            return isinstance(answer, Forwarded) and answer.answer == number
+
+        return await asyncio.gather(*map(ask, range(50)))
+
+    assert on_loop(settings, tables, work) == [True] * 50
+    assert len(agent.connections) == 1
+
+
+def test_a_cancelled_request_spoils_no_other(settings: Settings, tables: Any, agents: Any) -> None:
+    agents(enough)
+
+    async def work(store: AsyncPeersStore) -> Any:
+        tasks = [asyncio.create_task(store.create(a_key(number), a_record())) for number in range(40)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task in tasks[1::2]:
+            task.cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert await store.create(a_key(99), a_record()) is Written.DONE
+        assert not any(agent._connection._waiting for agent in store._agents.values() if agent._connection)
+        return answers[::2]
+
+    assert on_loop(settings, tables, work) == [Written.DONE] * 20
+
+
+def test_a_task_cancelled_while_connecting_spoils_no_other(settings: Settings, tables: Any, agents: Any) -> None:
+    async def work(store: AsyncPeersStore) -> Any:
+        first, second = (asyncio.create_task(store.create(a_key(n), a_record())) for n in range(2))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        agents(enough)
+        return await second
+
+    assert on_loop(settings, tables, work) is Written.DONE
+
+
+def test_on_a_loop_an_agent_that_hangs_costs_one_wait(settings: Settings, tables: Any, agents: Any) -> None:
+    agents(nothing)
+
+    async def work(store: AsyncPeersStore) -> Any:
+        return await asyncio.gather(*(store.create(a_key(number), a_record()) for number in range(20)))
+
+    begun = time.monotonic()
+    assert on_loop(settings, tables, work) == [Written.DONE] * 20
+    assert 0.2 <= time.monotonic() - begun < 0.2 + GRACE + 1
+
+
+def test_on_a_loop_no_agent_costs_one_wait_and_the_loop_goes_on(settings: Settings, tables: Any) -> None:
+    async def work(store: AsyncPeersStore) -> Any:
+        turns = 0
+
+        async def spin() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.01)
+                turns += 1
+
+        spinning = asyncio.create_task(spin())
+        answer = await store.create(a_key(), a_record())
+        spinning.cancel()
+        assert turns >= 5
+        return answer
+
+    begun = time.monotonic()
+    assert on_loop(settings, tables, work) is Written.DONE
+    assert 0.2 <= time.monotonic() - begun < 0.2 + GRACE + 1
+
+
+def test_on_a_loop_what_waited_when_the_agent_died_is_asked_again(settings: Settings, tables: Any, agents: Any) -> None:
+    asked: list[Any] = []
+
+    def script(request: Any) -> Sequence[Answer] | None:
+        asked.append(request)
+        return None if len(asked) == 1 else enough(request)
+
+    agents(script)
+    assert on_loop(settings, tables, lambda store: store.create(a_key(), a_record())) is Written.DONE
+    assert len(asked) == 2
+
+
+def test_on_a_loop_a_forwarded_write_is_never_sent_twice(settings: Settings, tables: Any, agents: Any) -> None:
+    tables.mine = False
+    agent = agents(lambda request: None)
+
+    async def work(store: AsyncPeersStore) -> None:
+        with pytest.raises(StoreUnavailable, match="update"):
+            await store.update(_elsewhere(store), a_record(), 1)
+
+    on_loop(settings, tables, work)
+    assert len(agent.requests) == 1
+
+
+def test_each_loop_has_a_connection_of_its_own_and_closes_it(settings: Settings, tables: Any, agents: Any) -> None:
+    agent, store = agents(enough), AsyncPeersStore(settings, tables)
+
+    async def write(number: int) -> Any:
+        return await store.create(a_key(number), a_record())
+
+    for number in range(3):
+        assert asyncio.run(write(number)) is Written.DONE, "and no warning of a socket that nobody closed"
+    assert len(agent.connections) == 3
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda number: asyncio.run(write(number)), range(10, 30)))
+    assert answers == [Written.DONE] * 20
+    assert not store._agents
+
+
+def test_the_log_is_told_of_a_missing_agent_and_not_each_time(
+    settings: Settings, tables: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PeersStore(settings, tables)
+    for number in range(3):
+        store.create(a_key(number), a_record())
+    assert [record.message.split(": ")[0] for record in caplog.records] == [
+        f"the agent of {settings.path} does not answer"
+    ]
+    store.close()
+    assert asking.WARN_EVERY > 1
