@@ -7,7 +7,6 @@ taken from a results file of ``replication``. ``scale_model`` is the arithmetic.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from pathlib import Path
@@ -17,8 +16,8 @@ from bench import scale_model
 from bench.places import in_memory
 from bench.replica_hosts import Cluster, cluster
 from bench.rounds import Stopwatch
-from bench.scale_host import LIFE, Unit, begin, names_of, unit_of
-from bench.scale_sim import Death, Moving, Quiet, SimCluster, Visiting, Writing, death, joining, quiet, visiting, writing
+from bench.scale_host import LIFE, WRITES, Unit, begin, names_of, unit_of
+from bench.scale_sim import Moving, Quiet, SimCluster, Visiting, Writing, death, joining, quiet, visiting, writing
 from bench.sessions import Records, key_of
 from bench.table import say, table, title
 from sojourn.cluster import ring
@@ -114,12 +113,12 @@ def _rules(hosts: tuple[int, ...], sessions: int) -> Units:
     )
     units: Units = {}
     for number in hosts:
-        for copies in (None, 2):
+        for copies in COPIES if number == hosts[-1] else COPIES[:2]:
             with in_memory() as place:
                 units[number, copies] = unit_of(place, number, copies, sessions)
-    heads = "ships a write, µs", "of fifty", "stores one, µs", "of fifty", "at rest, ms/s", "without sessions", "a death, µs"
-    rows = [(_name(*what), *_cells(unit)) for what, unit in units.items()]
-    table(("hosts, copies", *heads), rows)
+    writes = "ships a write, µs", "of fifty", "stores one, µs", "of fifty"
+    heads = "hosts, copies", *writes, "at rest, ms/s", "without sessions", "a death, µs"
+    table(heads, [(_name(*what), *_cells(unit)) for what, unit in units.items()])
     say("A death: for each session on this host, what follows where the others turn out to have all copies already.")
     return units
 
@@ -198,8 +197,9 @@ def _network(hosts: tuple[int, ...], number: int) -> Traffics:
             one.start()
             one.fill(40)
             counts[each, copies] = Counted(quiet(one, 4), writing(one, number), visiting(one, number))
-    heads = "messages a write", "bytes a write", "notes, a host, KB/s", "pings, a host, KB/s", "digests, a host, KB/s"
-    table(("hosts, copies", *heads, "at rest, all hosts, MB/s"), [(_name(*what), *_counts(one)) for what, one in counts.items()])
+    rest = "notes, a host, KB/s", "pings, a host, KB/s", "digests, a host, KB/s", "at rest, all hosts, MB/s"
+    heads = "hosts, copies", "messages a write", "bytes a write", *rest
+    table(heads, [(_name(*what), *_counts(one)) for what, one in counts.items()])
     return counts
 
 
@@ -232,21 +232,16 @@ def _faults(hosts: tuple[int, ...]) -> dict[int, Moving]:
         one.fill(number * 10)
         gone = death(one)
         known, came = joining(one, names_of(number)[-1])
-        ends.append((str(number), *_said(gone), f"{known:.2f}"))
+        times = gone.killed, gone.silent, gone.dead, known
+        ends.append((str(number), *(f"{one:.2f}" for one in times), *_moved(gone.moving), *_moved(came)))
         moves[number] = came
-        for what, moving in (("dies", gone.moving), ("joins", came)):
-            ends[-1] += _moved(what, moving)
-    heads = "killed: suspect after, s", "silent: after, s", "dead after, s", "a new one is known after, s"
+    heads = "killed: suspect after, s", "silent: suspect after, s", "dead after, s", "a new one is known after, s"
     moved = [f"{what}: {cell}" for what in ("dies", "joins") for cell in ("bytes a copy", "to find them, KB", "s")]
     table(("hosts", *heads, *moved), ends)
     return moves
 
 
-def _said(gone: Death) -> tuple[str, ...]:
-    return f"{gone.killed:.3f}", f"{gone.silent:.2f}", f"{gone.dead:.1f}"
-
-
-def _moved(what: str, moving: Moving) -> tuple[str, ...]:
+def _moved(moving: Moving) -> tuple[str, ...]:
     return f"{moving.moved.bytes:.0f}", f"{moving.found.bytes / 1000:,.0f}", f"{moving.seconds:.1f}"
 
 
@@ -269,7 +264,9 @@ def _shop(found: Found) -> None:
     shop = scale_model.Shop(hosts=found.hosts) if found.hosts != SHOP.hosts else SHOP
     title(f"{shop.hosts} hosts, {shop.workers} workers each, {shop.sessions:,} sessions", 3)
     real = next(filter(None, (scale_model.measured(file.read_text()) for file in _files())), None)
-    say(_assumed(shop) + " " + ("" if real else "No results file of `replication` is there: sockets as at rest."))
+    say(_assumed(shop))
+    if not real:
+        say("There is no results file of `replication`: sockets cost what they do at rest, and times are not known.")
     costs = {_named(copies): scale_model.derive(shop, copies, _units(found, copies, real)) for copies in COPIES}
     table(("what", *costs), scale_model.rows(costs))
 
@@ -285,43 +282,41 @@ def _named(copies: int | None) -> str:
 
 def _assumed(shop: scale_model.Shop) -> str:
     return (
-        f"Assumed: {shop.requests:g} requests a second and worker, {shop.visits:,.0f} in all; {shop.writes:.0%} of them "
-        f"write; {shop.ended:,.0f} sessions are ended a day and remembered for {shop.kept:g} days. Everything else is "
+        f"Assumed: {shop.requests:g} requests a second and worker, {shop.visits:,.0f} in all; {shop.writes:.0%} of "
+        f"them write; {shop.ended:,.0f} sessions are ended a day and remembered for {shop.kept:g} days. Everything else is "
         "computed from the tables above and from results of `replication`, by `scale_model.derive`."
     )
 
 
 def _units(found: Found, copies: int | None, real: scale_model.Measured | None) -> scale_model.Units:
-    """Return unit costs at the largest cluster. What was measured for two copies only is taken for three."""
-    unit = found.units[found.hosts, copies if copies is None else 2]
-    counted = found.traffic[found.hosts, copies]
+    """Return unit costs at the largest cluster. How copies move was measured with two, and is taken for all."""
+    unit, counted = found.units[found.hosts, copies], found.traffic[found.hosts, copies]
     socket = _socket(found, real)
-    receivers = (found.hosts if copies is None else copies) - 1
-    messages = counted.quiet.pings.messages + counted.quiet.digests.messages
-    moved = found.moves[max(found.moves)].moved.bytes
-    scaled = 1 if copies is None else receivers  # two copies are sent to one other host, three to two
+    answers = 2 * ((found.hosts if copies is None else copies) - 1)  # what is sent, and its acknowledgements
     return scale_model.Units(
         session=found.room.session,
         tombstone=found.room.tombstone,
         write=counted.writing.write.bytes,
-        sends=unit.sends + (scaled - 1) * (unit.sends / found.hosts) + 2 * receivers * socket,
+        sends=unit.sends + answers * socket,
         stores=unit.stores + 2 * socket,
+        both_many=unit.sends_many + (answers // 2) * unit.stores_many + 2 * answers * socket / WRITES,
         asked_read=counted.visiting.read.bytes,
         asked_write=counted.visiting.write.bytes,
         rest=counted.quiet.cluster.bytes / found.hosts,
-        rest_cpu=unit.rest + 2 * messages * socket,
-        moved=moved,
-        taken=real.taken if real else math.nan,
+        rest_cpu=unit.rest + 2 * counted.quiet.cluster.messages / found.hosts * socket,
+        moved=found.moves[max(found.moves)].moved.bytes,
+        taken=real.taken if real else None,
     )
 
 
 def _socket(found: Found, real: scale_model.Measured | None) -> float:
-    """Return the µs for a message at one end of a stream: what real agents take more than their rules."""
+    """Return the µs for a message at one end of a stream: what real agents take beyond rules, storage and frames."""
     small = min(found.agents)
-    played = found.units[small, None]
-    if real:  # two messages to and from each of two others, each with two ends
-        return max(3 * real.writer + 0 - played.sends - 2 * played.stores, 0.0) / 8 if False else 0.0
-    return 0.0
+    rules = found.units[small, None]
+    if real:  # to each of two hosts a message goes and comes back, and each has two ends
+        return max(real.writes_of_three - rules.sends - 2 * rules.stores, 0.0) / 8
+    messages = 2 * found.traffic[small, None].quiet.cluster.messages / small
+    return max(found.agents[small].cpu - rules.rest_empty, 0.0) / messages
 
 
 if __name__ == "__main__":

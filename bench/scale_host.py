@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import msgspec
 
 from bench.rounds import check
 from bench.sessions import Records, key_of
-from sojourn.cluster import ring, wire
+from sojourn.cluster import wire
 from sojourn.cluster.effects import Effect, Send
 from sojourn.cluster.host import rules_of
 from sojourn.cluster.node import Node
@@ -98,9 +99,9 @@ class Played:
         """Open all streams, and have everything compared once."""
         self._run(lambda: self.node.started(self.now))
         for number, name in enumerate(self.names[1:], 1):
-            self._run(lambda link=2 * number, name=name: self.node.dialed(link, name, self.now))  # type: ignore[misc]
+            self._run(partial(self.node.dialed, 2 * number, name, self.now))
             host = frozenset({name.rpartition(":")[0]})
-            self._run(lambda link=2 * number + 1: self.node.accepted(link, host, self.now))  # type: ignore[misc]
+            self._run(partial(self.node.accepted, 2 * number + 1, host, self.now))
             self.hear(2 * number + 1, self._hello(name))
         for _ in range(20):
             self.pass_time(0.25)
@@ -167,19 +168,11 @@ class Played:
                 self.hear(2 * number, ping)
                 self.hear(2 * number + 1, ping)
 
-    def compared_by(self, name: str) -> None:
-        """Have another host compare the next names with this one's: as many as it would ask for in one go."""
-        host = self.node.host
-        some = self.tables.some_names(None, 4096)
-        count = 1024 if len(some) < 4096 else (int.from_bytes(some[-1][:2], "big") >> 6) + 1
-        mine = host.digests(range(count), host.held_by(host.me, name))
-        self.hear(2 * self.names.index(name) + 1, wire.Digests(mine))
-
     def lose(self, name: str) -> None:
         """Break the streams of another host."""
         number = self.names.index(name)
         for link in (2 * number, 2 * number + 1):
-            self._run(lambda link=link: self.node.closed(link, self.now))  # type: ignore[misc]
+            self._run(partial(self.node.closed, link, self.now))
 
     # -- the others --------------------------------------------------------------------------------------------------
 
@@ -236,14 +229,19 @@ class Played:
     def _hello(self, name: str) -> wire.Hello:
         members = tuple(wire.Member(one, 0, "alive", self.origins[one], True) for one in self.names[1:])
         origin = self.origins[name]
-        return wire.Hello(wire.VERSIONS, "sojourn", rules_of(self.settings), name, origin, self._progress(name), members)
+        return wire.Hello(
+            wire.VERSIONS, "sojourn", rules_of(self.settings), name, origin, self._progress(name), members
+        )
 
     def _progress(self, name: str) -> dict[bytes, wire.Progress]:
         mine = self.tables.origin
         if name == self.names[1]:
             return {self.writer.origin: self._shipped, mine: wire.Progress()}
         flow = self.node.shipping.flows.get(name)
-        return {**{one: wire.Progress() for one in self.origins.values()}, mine: flow.stored if flow else wire.Progress()}
+        return {
+            **{one: wire.Progress() for one in self.origins.values()},
+            mine: flow.stored if flow else wire.Progress(),
+        }
 
     def take(self) -> Spent:
         """Return what was spent since the last time."""

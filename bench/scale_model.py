@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-DAY = 86400
-
 
 @dataclass(frozen=True)
 class Shop:
@@ -44,6 +42,8 @@ class Units:
     """µs for a write of this host: rules, storage, sockets, TLS; for all its receivers together."""
     stores: float
     """µs for a write that another host has made and sent."""
+    both_many: float
+    """µs of all agents together for a write, where there are so many that fifty share a frame."""
     asked_read: float
     """Bytes for a visit that only reads, at a random host."""
     asked_write: float
@@ -53,8 +53,8 @@ class Units:
     """µs of CPU in such a second."""
     moved: float
     """Bytes for each copy that has to be on another host."""
-    taken: float
-    """Seconds in which a host takes 100,000 sessions."""
+    taken: float | None
+    """Seconds in which a host takes 100,000 sessions; None: it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Costs:
     lost: float
     """Copies that are to be made when a host dies, all together."""
     lost_bytes: float
-    lost_seconds: float
+    lost_seconds: float | None
     """Of storing them, spread over the survivors."""
-    joined_seconds: float
+    joined_seconds: float | None
     """Until a host with an empty disk has everything."""
 
 
@@ -110,11 +110,11 @@ def derive(shop: Shop, copies: int | None, units: Units) -> Costs:
         rest=units.rest,
         cpu_writes=writes * cpu_each,
         cpu_rest=cpu_rest,
-        most_writes=max(1 - cpu_rest, 0.0) / cpu_each,
+        most_writes=max(1 - cpu_rest, 0.0) / (units.both_many / shop.hosts / 1e6),
         lost=lost,
         lost_bytes=lost * units.moved,
-        lost_seconds=lost / max(shop.hosts - 1, 1) / 100_000 * units.taken,
-        joined_seconds=kept / 100_000 * units.taken,
+        lost_seconds=None if units.taken is None else lost / max(shop.hosts - 1, 1) / 100_000 * units.taken,
+        joined_seconds=None if units.taken is None else kept / 100_000 * units.taken,
     )
 
 
@@ -151,7 +151,9 @@ def _size(number: float) -> str:
     return f"{number:,.0f} bytes"
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "not measured"
     if not seconds:
         return "nothing to do"
     return f"{seconds / 60:,.0f} min" if seconds >= 120 else f"{seconds:,.1f} s"
@@ -164,27 +166,19 @@ def _time(seconds: float) -> str:
 class Measured:
     """What a results file of ``python -m bench replication`` says of real agents, with TLS between them."""
 
-    sends: float
-    """µs for a write, for each host that is sent it."""
-    stores: float
+    writes_of_three: float
+    """µs of all agents for a write, one at a time, with three hosts that all keep everything."""
     taken: float
     """Seconds in which a host with an empty disk has taken 100,000 sessions of 2 KB."""
 
 
 def measured(text: str) -> Measured | None:
-    """Read a results file; None where it lacks what is needed.
-
-    What a write costs all agents was measured with three and with five hosts that all keep everything. Sending and
-    storing cannot be told apart from outside: each is taken for half of what one more host costs.
-    """
-    cpu = {row[0]: float(row[3].replace(",", "")) for row in _table(text, "cluster | bytes a write, all hosts")}
-    took = _between(text, "and had everything after ", " s")
-    three, five = cpu.get("3 hosts, copies=all"), cpu.get("5 hosts, copies=all")
-    if three is None or five is None or took is None or "100,000 sessions of 2 KB" not in text:
+    """Read a results file; None where it lacks what is needed."""
+    cpu = {row[0]: row[3] for row in _table(text, "cluster | bytes a write, all hosts")}
+    taken = _between(text, "and had everything after ", " s")
+    if "3 hosts, copies=all" not in cpu or not taken or "100,000 sessions of 2 KB" not in text:
         return None
-    # One more host: one more that is sent to, and one more that stores. What is left is the writer's own.
-    each = max((five - three) / 2, three / 4)
-    return Measured(each / 2, each / 2, float(took))
+    return Measured(float(cpu["3 hosts, copies=all"].replace(",", "")), float(taken))
 
 
 def _table(text: str, head: str) -> Iterator[list[str]]:

@@ -7,7 +7,7 @@ millisecond, some ten times as long.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ class SimCluster:
     """Hosts that all know each other, and sessions on those that keep them."""
 
     def __init__(self, hosts: int, copies: int | None, *, seed: int = 4) -> None:
-        self.random = Random(seed)  # noqa: S311  (a schedule needs no secrecy)
+        self.random = Random(seed)
         self.network = CountedNetwork(self.random)
         self.clock = self.network.clock
         self.copies, self.names = copies, names_of(hosts)
@@ -203,7 +203,7 @@ def quiet(cluster: SimCluster, seconds: int) -> Quiet:
 
 
 class Writing(NamedTuple):
-    """Writes of hosts that keep the session, one at a time, so that nothing shares a frame: the most that each costs."""
+    """Writes of hosts that keep the session, one at a time: nothing shares a frame."""
 
     write: Traffic
     """Changes and acknowledgements, of the whole cluster, for one write."""

@@ -144,6 +144,7 @@ def test_a_dead_host_is_forgotten_and_one_that_lives_is_not(cluster: Hosts, caps
     cluster.end(2, signal.SIGKILL)
     wait_for(cluster, 0, capsys, ["alive", "alive", "dead"])
     assert main(["cluster", "forget", cluster.url(0), cluster.name(2)]) == 0
+    assert "is forgotten" in capsys.readouterr().out
     for number in (0, 1):
         wait_for(cluster, number, capsys, ["alive", "alive", "left"])
 
