@@ -2,8 +2,8 @@
 
     python -m bench [--quick] [PART ...]
 
-Parts: selfcheck, operations, parts, requests, hostile, imports, servers, server_requests, principals, million; all of
-them when none is named.
+Parts: selfcheck, operations, parts, requests, hostile, imports, servers, server_requests, principals, million,
+replication, scale; all of them when none is named.
 ``--quick`` shows in two minutes that everything works; its numbers are too rough to quote.
 """
 
@@ -19,7 +19,9 @@ from bench import (
     operations,
     parts,
     principals,
+    replication,
     requests,
+    scale,
     selfcheck,
     server_requests,
     servers,
@@ -37,6 +39,8 @@ PARTS = {
     "server_requests": server_requests.report,
     "principals": principals.report,
     "million": million.report,
+    "replication": replication.report,
+    "scale": scale.report,
 }
 
 

@@ -1,14 +1,15 @@
 """What replication costs as a cluster grows, and what fifty hosts with ten million sessions would cost.
 
-Unit costs are measured here, on one host's rules and storage and in a simulated cluster; those of sockets and TLS are
-taken from a results file of ``replication``. ``scale_model`` is the arithmetic. ``scale_page`` puts the tables into
-``docs/scale.md``.
+Unit costs are measured here, on one host's rules and storage and in a simulated cluster. Those of sockets and TLS are
+taken from the newest file ``results/*-replication.md``, so write that first. ``scale_model`` is the arithmetic;
+``scale_page`` puts the tables into ``docs/scale.md``.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,11 +39,13 @@ def report(quick: bool = False) -> None:
     room = _storage(2000 if quick else 100_000)
     _ring(hosts)
     units = _rules(hosts, 500 if quick else 2000)
-    agents = _agents((3,) if quick else (3, 5, 9), 2.0 if quick else 10.0)
-    traffic = _network(hosts, 20 if quick else 200)
+    agents = _agents((3, 9) if quick else (3, 5, 9), 2.0 if quick else 10.0)
+    traffic = _network(hosts, 20 if quick else 100)
     _visits(traffic)
     moves = _faults((9,) if quick else (9, 25, 50))
-    _shop(Found(hosts[-1], room, units, agents, traffic, moves))
+    found = Found(room, units, agents, traffic, moves)
+    _growth(hosts, found)
+    _shop(hosts[-1], found)
 
 
 # -- storage -------------------------------------------------------------------------------------------------------
@@ -196,7 +199,7 @@ def _network(hosts: tuple[int, ...], number: int) -> Traffics:
             one = SimCluster(each, copies)
             one.start()
             one.fill(40)
-            counts[each, copies] = Counted(quiet(one, 4), writing(one, number), visiting(one, number))
+            counts[each, copies] = Counted(quiet(one, 2), writing(one, number), visiting(one, number))
     rest = "notes, a host, KB/s", "pings, a host, KB/s", "digests, a host, KB/s", "at rest, all hosts, MB/s"
     heads = "hosts, copies", "messages a write", "bytes a write", *rest
     table(heads, [(_name(*what), *_counts(one)) for what, one in counts.items()])
@@ -233,7 +236,7 @@ def _faults(hosts: tuple[int, ...]) -> dict[int, Moving]:
         gone = death(one)
         known, came = joining(one, names_of(number)[-1])
         times = gone.killed, gone.silent, gone.dead, known
-        ends.append((str(number), *(f"{one:.2f}" for one in times), *_moved(gone.moving), *_moved(came)))
+        ends.append((str(number), *(f"{one:.3f}" for one in times), *_moved(gone.moving), *_moved(came)))
         moves[number] = came
     heads = "killed: suspect after, s", "silent: suspect after, s", "dead after, s", "a new one is known after, s"
     moved = [f"{what}: {cell}" for what in ("dies", "joins") for cell in ("bytes a copy", "to find them, KB", "s")]
@@ -251,8 +254,6 @@ def _moved(moving: Moving) -> tuple[str, ...]:
 class Found(NamedTuple):
     """All that was measured."""
 
-    hosts: int
-    """Of the largest cluster."""
     room: Room
     units: Units
     agents: dict[int, Agent]
@@ -260,15 +261,37 @@ class Found(NamedTuple):
     moves: dict[int, Moving]
 
 
-def _shop(found: Found) -> None:
-    shop = scale_model.Shop(hosts=found.hosts) if found.hosts != SHOP.hosts else SHOP
+def _growth(hosts: tuple[int, ...], found: Found) -> None:
+    title("As a shop grows host by host", 3)
+    each = SHOP.sessions // SHOP.hosts
+    say(f"{each:,} sessions for each host that the shop has. " + _assumed(SHOP))
+    rows = []
+    for number in hosts:
+        for copies in (None, 2):
+            shop = replace(SHOP, hosts=number, sessions=each * number, ended=SHOP.ended / SHOP.hosts * number)
+            rows.append((_name(number, copies), *scale_model.briefly(_costs(shop, found, copies))))
+    table(("hosts, copies", *scale_model.BRIEFLY), rows)
+
+
+def _shop(hosts: int, found: Found) -> None:
+    shop = replace(SHOP, hosts=hosts)
     title(f"{shop.hosts} hosts, {shop.workers} workers each, {shop.sessions:,} sessions", 3)
-    real = next(filter(None, (scale_model.measured(file.read_text()) for file in _files())), None)
-    say(_assumed(shop))
-    if not real:
+    say(
+        f"{shop.visits:,.0f} requests a second; {shop.ended:,.0f} sessions are ended a day, and remembered for "
+        f"{shop.kept:g} days. {_assumed(shop)}"
+    )
+    if not _real():
         say("There is no results file of `replication`: sockets cost what they do at rest, and times are not known.")
-    costs = {_named(copies): scale_model.derive(shop, copies, _units(found, copies, real)) for copies in COPIES}
+    costs = {_named(copies): _costs(shop, found, copies) for copies in COPIES}
     table(("what", *costs), scale_model.rows(costs))
+
+
+def _costs(shop: scale_model.Shop, found: Found, copies: int | None) -> scale_model.Costs:
+    return scale_model.derive(shop, copies, _units(found, shop.hosts, copies, _real()))
+
+
+def _real() -> scale_model.Measured | None:
+    return next(filter(None, (scale_model.measured(file.read_text()) for file in _files())), None)
 
 
 def _files() -> list[Path]:
@@ -282,17 +305,16 @@ def _named(copies: int | None) -> str:
 
 def _assumed(shop: scale_model.Shop) -> str:
     return (
-        f"Assumed: {shop.requests:g} requests a second and worker, {shop.visits:,.0f} in all; {shop.writes:.0%} of "
-        f"them write; {shop.ended:,.0f} sessions are ended a day and remembered for {shop.kept:g} days. Everything else is "
-        "computed from the tables above and from results of `replication`, by `scale_model.derive`."
+        f"Assumed: {shop.requests:g} requests a second and worker, {shop.workers} workers a host; {shop.writes:.0%} of "
+        "the requests write. Everything else is computed from the other tables, by `scale_model.derive`."
     )
 
 
-def _units(found: Found, copies: int | None, real: scale_model.Measured | None) -> scale_model.Units:
-    """Return unit costs at the largest cluster. How copies move was measured with two, and is taken for all."""
-    unit, counted = found.units[found.hosts, copies], found.traffic[found.hosts, copies]
+def _units(found: Found, hosts: int, copies: int | None, real: scale_model.Measured | None) -> scale_model.Units:
+    """Return unit costs with so many hosts. How copies move was measured with two, and is taken for all."""
+    unit, counted = found.units[hosts, copies], found.traffic[hosts, copies]
     socket = _socket(found, real)
-    answers = 2 * ((found.hosts if copies is None else copies) - 1)  # what is sent, and its acknowledgements
+    answers = 2 * ((hosts if copies is None else copies) - 1)  # what is sent, and its acknowledgements
     return scale_model.Units(
         session=found.room.session,
         tombstone=found.room.tombstone,
@@ -302,8 +324,8 @@ def _units(found: Found, copies: int | None, real: scale_model.Measured | None) 
         both_many=unit.sends_many + (answers // 2) * unit.stores_many + 2 * answers * socket / WRITES,
         asked_read=counted.visiting.read.bytes,
         asked_write=counted.visiting.write.bytes,
-        rest=counted.quiet.cluster.bytes / found.hosts,
-        rest_cpu=unit.rest + 2 * counted.quiet.cluster.messages / found.hosts * socket,
+        rest=counted.quiet.cluster.bytes / hosts,
+        rest_cpu=unit.rest + 2 * counted.quiet.cluster.messages / hosts * socket,
         moved=found.moves[max(found.moves)].moved.bytes,
         taken=real.taken if real else None,
     )
@@ -311,12 +333,22 @@ def _units(found: Found, copies: int | None, real: scale_model.Measured | None) 
 
 def _socket(found: Found, real: scale_model.Measured | None) -> float:
     """Return the µs for a message at one end of a stream: what real agents take beyond rules, storage and frames."""
-    small = min(found.agents)
-    rules = found.units[small, None]
+    small, large = min(found.agents), max(found.agents)
     if real:  # to each of two hosts a message goes and comes back, and each has two ends
+        rules = found.units[3, None]
         return max(real.writes_of_three - rules.sends - 2 * rules.stores, 0.0) / 8
-    messages = 2 * found.traffic[small, None].quiet.cluster.messages / small
-    return max(found.agents[small].cpu - rules.rest_empty, 0.0) / messages
+    # Otherwise what more hosts cost at rest; what an agent does alone, such as its polls, is in both and falls out.
+    more = (_beyond(found, large) - _beyond(found, small)) / (_messages(found, large) - _messages(found, small))
+    return max(more, 0.0)
+
+
+def _beyond(found: Found, hosts: int) -> float:
+    return found.agents[hosts].cpu - found.units[hosts, None].rest_empty
+
+
+def _messages(found: Found, hosts: int) -> float:
+    """Return how many an agent sends and hears in a second at rest."""
+    return 2 * found.traffic[hosts, None].quiet.cluster.messages / hosts
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from bench.sessions import Records, key_of
 from sojourn.cluster import wire
 from sojourn.cluster.effects import Effect, Send
 from sojourn.cluster.host import rules_of
+from sojourn.cluster.local import Await
 from sojourn.cluster.node import Node
 from sojourn.cluster.settings import Settings
 from sojourn.core.ops import Written
@@ -49,31 +50,33 @@ def begin(tables: BaseTables, key: bytes, record: Record, now: float) -> None:
     check(tables.perform("create", (key, record)).answer is Written.DONE, "a session begins")
 
 
-def count_up(tables: BaseTables, key: bytes) -> None:
-    """Write into a session as a worker does. The time is not the agent's, and nobody counts it here."""
+def count_up(tables: BaseTables, key: bytes) -> int:
+    """Write into a session as a worker does, and return its place in the log. Nobody counts this time: it is not the
+    agent's."""
     record = tables.load(key)
     check(record is not None, "the session is there")
     assert record
     values = {**record.values, "count": os.urandom(4)}
     changed = record._replace(values=values, version=record.version + 1)
-    check(tables.perform("update", (key, changed, record.version)).answer is Written.DONE, "an update is done")
+    done = tables.perform("update", (key, changed, record.version))
+    check(done.answer is Written.DONE, "an update is done")
+    return done.time
 
 
 class Spent:
-    """The CPU time of what one kind of input took, and the messages and bytes that went out."""
+    """The CPU time of what this host was called for."""
 
     def __init__(self) -> None:
         self.cpu = 0.0  # µs
-        self.sent: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
 
     def frames(self, effects: Sequence[Effect]) -> list[tuple[int, wire.Message]]:
-        """Encode what is sent, as the engine does, and count it."""
+        """Encode what is sent, as the engine does."""
         out = [(effect.link, effect.message) for effect in effects if isinstance(effect, Send)]
+        before: wire.Message | None = None
         for _, message in out:
-            kind = type(message).__name__
-            self.sent[kind] += 1
-            self.bytes[kind] += len(wire.to_frame(message))
+            if message is not before:  # one that goes to everybody is encoded once
+                before = message
+                wire.to_frame(message)
         return out
 
 
@@ -146,9 +149,12 @@ class Played:
             self._receive()
         return keys
 
-    def nudged(self) -> None:
-        """Let the agent look into its log."""
+    def wrote(self, *written: tuple[bytes, int]) -> None:
+        """Have workers wait for what they wrote: keys, and places in the log."""
+        for number, (key, place) in enumerate(written):
+            self._run(partial(self.node.asked, 1, Await(number, key, place, 1000), self.now))
         self._run(lambda: self.node.written(self.now))
+        check(not self.node.waiting, "all that was written is acknowledged")
 
     def pass_time(self, seconds: float) -> None:
         """Let nothing happen but time, and the pings of the others."""
@@ -160,13 +166,13 @@ class Played:
         self._others_ping()
 
     def _others_ping(self) -> None:
-        members = self.node.host.members.all()
+        """Hear a ping of each other host, and from each in its turn, every ten seconds, all that it knows."""
+        members, beat = self.node.host.members.all(), round(self.now * 4)
         for number, name in enumerate(self.names[1:], 1):
             if name in self.node.host.peers:
-                full = round(self.now * 4) % 4 == number % 4
-                ping = wire.Ping(int(self.now * 1000), members if full else (), self._progress(name) if full else {})
-                self.hear(2 * number, ping)
-                self.hear(2 * number + 1, ping)
+                full = beat % 40 == number % 40
+                known = (members, self._progress(name)) if full else ((), {})
+                self.hear(2 * number + 1, wire.Ping(int(self.now * 1000), *known))
 
     def lose(self, name: str) -> None:
         """Break the streams of another host."""
@@ -258,7 +264,7 @@ class Unit(NamedTuple):
     """What one agent's rules, storage and frames cost with so many hosts. Times are µs of CPU."""
 
     sends: float
-    """A write of a worker of this host, alone."""
+    """A write of a worker of this host, which waits for one other host; alone."""
     sends_many: float
     """One of fifty that are sent together."""
     stores: float
@@ -284,30 +290,26 @@ def unit_of(path: Path, hosts: int, copies: int | None, sessions: int) -> Unit:
         played.pass_time(1.0)
         empty = played.take().cpu
         keys, others = played.fill(sessions), played.fill_other(WRITES)
-        for _ in range(8):
-            played.pass_time(0.25)
-        costs = [_alone(played, keys), _together(played, keys), *_received(played, others)]
-        for _ in range(8):
-            played.pass_time(0.25)
-        rest = played.take().cpu / 2
-        return Unit(*costs, rest, empty, _lost(played, sessions))
+        _pass(played, 2.0)
+        sends, sends_many = _alone(played, keys), _together(played, keys)
+        stores, stores_many = _received(played, others)
+        _pass(played, 4.0)
+        rest = played.take().cpu / 4
+        return Unit(sends, sends_many, stores, stores_many, rest, empty, _lost(played, rest) / sessions)
     finally:
         played.close()
 
 
 def _alone(played: Played, keys: Sequence[bytes]) -> float:
-    played.nudged()
+    played.wrote()
     played.take()
     for key in keys[:WRITES]:
-        count_up(played.tables, key)
-        played.nudged()
+        played.wrote((key, count_up(played.tables, key)))
     return played.take().cpu / WRITES
 
 
 def _together(played: Played, keys: Sequence[bytes]) -> float:
-    for key in keys[:WRITES]:
-        count_up(played.tables, key)
-    played.nudged()
+    played.wrote(*((key, count_up(played.tables, key)) for key in keys[:WRITES]))
     return played.take().cpu / WRITES
 
 
@@ -319,12 +321,17 @@ def _received(played: Played, keys: Sequence[bytes]) -> tuple[float, float]:
     return costs[0], costs[1]
 
 
-def _lost(played: Played, sessions: int) -> float:
-    """Lose a host for good; less what time costs anyway."""
+def _lost(played: Played, rest: float) -> float:
+    """Lose a host for good: what it costs when its streams break, and when it is dead, beyond the time *rest* costs."""
     played.lose(played.names[-1])
-    for _ in range(52):
-        played.pass_time(0.25)
+    _pass(played, 1.5)
     lost = played.take().cpu
-    for _ in range(52):
+    _pass(played, 8.0)
+    played.take()
+    _pass(played, 4.0)
+    return max(lost + played.take().cpu - 5.5 * rest, 0.0)
+
+
+def _pass(played: Played, seconds: float) -> None:
+    for _ in range(round(seconds * 4)):
         played.pass_time(0.25)
-    return (lost - played.take().cpu) / sessions

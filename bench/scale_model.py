@@ -140,6 +140,15 @@ def rows(costs: dict[str, Costs]) -> Iterator[tuple[str, ...]]:
         yield name, *row
 
 
+BRIEFLY = "storage of a host", "it sends", "agent's core at rest", "with the writes", "writes a second at most"
+
+
+def briefly(one: Costs) -> tuple[str, ...]:
+    """Return the cells of one cluster under :data:`BRIEFLY`."""
+    sent, core = one.shipped + one.rest, (one.cpu_rest, one.cpu_rest + one.cpu_writes)
+    return _size(one.storage), f"{_size(sent)}/s", *(f"{share:.0%}" for share in core), _rate(one.most_writes)
+
+
 def _rate(number: float) -> str:
     return f"{number:,.0f}" if number else "none: they are full at rest"
 

@@ -215,15 +215,15 @@ def writing(cluster: SimCluster, writes: int) -> Writing:
     """Count up in sessions, each on a host that keeps it."""
     for key in cluster.keys[:4]:  # what each host must say once is said
         cluster.visit(cluster.hosts[cluster.owners(key)[0]], key, writes=True)
-    cluster.pass_time(1.0)
+    cluster.pass_time(0.5)
     begun = cluster.clock.now
     with counted(cluster) as network:
         for number in range(writes):
             key = cluster.keys[number % len(cluster.keys)]
             host = cluster.hosts[cluster.random.choice(cluster.owners(key))]
             cluster.visit(host, key, writes=True)
-            cluster.pass_time(0.01)
-        cluster.pass_time(0.2)
+            cluster.pass_time(0.005)
+        cluster.pass_time(0.05)
     notes = network.traffic("note").over(len(cluster.hosts) * (cluster.clock.now - begun))
     return Writing(network.traffic("ship", "Copies").over(writes), notes)
 
@@ -246,7 +246,7 @@ def visiting(cluster: SimCluster, visits: int) -> Visiting:
     asked, traffic = 0, []
     seen: dict[bytes, bytes] = {}
     for writes in (False, True):
-        cluster.pass_time(1.0)
+        cluster.pass_time(0.1)
         with counted(cluster) as network:
             for _ in range(visits):
                 key = cluster.random.choice(cluster.keys)
@@ -254,7 +254,7 @@ def visiting(cluster: SimCluster, visits: int) -> Visiting:
                 host = cluster.hosts[cluster.random.choice(cluster.names)]
                 seen[key] = cluster.visit(host, key, writes=writes, seen=seen.get(key, b""))
                 asked += not writes and network.traffic("Do", "Fetch").messages > before
-            cluster.pass_time(0.2)
+            cluster.pass_time(0.05)
         traffic.append(network.traffic(*QUESTIONS, "ship").over(visits))
     return Visiting(asked / visits, *traffic)
 
@@ -294,7 +294,7 @@ def death(cluster: SimCluster) -> Death:
     killed = cluster.wait(lambda: all(cluster.seen(host, "suspect") for host in others), "it is suspect", 0.0005)
     victim.start()
     cluster.wait(lambda: all(map(cluster.sees_all, cluster.hosts.values())), "it is back", 0.05)
-    cluster.pass_time(3.0)
+    cluster.pass_time(2.0)
     lost, began = cluster.copies_on(victim.name), cluster.clock.now
     with counted(cluster):
         victim.kill(power=True)
@@ -307,7 +307,7 @@ def death(cluster: SimCluster) -> Death:
 
 def joining(cluster: SimCluster, name: str) -> tuple[float, Moving]:
     """Start a host with nothing; return the seconds until all see it alive, and what moved."""
-    cluster.pass_time(3.0)
+    cluster.pass_time(2.0)
     began = cluster.clock.now
     with counted(cluster):
         host = cluster.hosts[name] = cluster.add(name)

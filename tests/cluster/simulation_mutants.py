@@ -182,6 +182,7 @@ def lets_a_renewed_session_outlive_its_logout() -> Iterator[None]:
 SHAPES["lets_a_renewed_session_outlive_its_logout"] = Shape(acks=0, faults=6, browsers=10, acts=(20, 20, 12, 12, 0, 0))
 SHAPES["merges_whole_records"] = Shape(faults=6, browsers=8, acts=(20, 75, 0, 0, 0, 0))
 SHAPES["believes_what_others_have_seen"] = Shape(faults=6, browsers=10, acts=(45, 55, 0, 0, 0, 0))
+SHAPES["forgets_what_was_wanted"] = Shape(hosts=5, copies=2, faults=5, rounds=2, seconds=8.0, requests=18)
 SHAPES["leaves_no_tombstones"] = Shape(faults=3, acts=(40, 30, 15, 5, 4, 6))
 SHAPES["acknowledges_by_the_cursor"] = Shape(piece=1, faults=5, browsers=8, requests=30)
 SHAPES["makes_deltas_since_the_cursor"] = Shape(piece=1, faults=5, browsers=8, requests=30)

@@ -65,6 +65,7 @@ def test_a_copy_shows_what_its_marks_name_and_all_copies_become_equal(steps: lis
     Cluster().run(steps)
 
 
+@pytest.mark.slow
 def test_the_same_holds_in_long_histories() -> None:
     for steps in histories(250):
         Cluster().run(steps)
@@ -170,6 +171,7 @@ def test_a_delta_brings_what_the_whole_copy_brings_or_asks_for_it(steps: list[St
             assert after.seen[there.origin] == whole.seen[there.origin]
 
 
+@pytest.mark.slow
 def test_nearly_every_delta_is_enough() -> None:
     """Asking for the whole copy is for the rare race; where it were common, deltas would be for nothing."""
     asked = taken = 0
@@ -202,6 +204,7 @@ def _removing(steps: Sequence[Step]) -> list[Step]:
     return [step._replace(kind=kinds.get(step.kind, step.kind), key=step.host) for step in steps]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bound_of_one")
 def test_what_is_forgotten_of_removals_changes_nothing() -> None:
     forgot = 0

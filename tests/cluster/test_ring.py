@@ -43,6 +43,7 @@ def test_each_host_keeps_its_share(count: int, copies: int, worst: float) -> Non
     assert mean / worst < min(held.values()) <= max(held.values()) < mean * worst
 
 
+@pytest.mark.slow
 def test_fifty_hosts_keep_their_shares() -> None:
     held = Counter(name for key in KEYS for name in owners(key, hosts(50), 2))
     mean = len(KEYS) * 2 / 50

@@ -90,7 +90,7 @@ class Forwarding:
         names = host.owners(request.key) if request.key else sorted(host.members.placed())
         there = [name for name in names if name != host.me and host.reachable(name)]
         before = self._loaded.get((worker, request.key))
-        return sorted(there, key=lambda name: (name != before, not host.members.is_ready(name)))
+        return sorted(there, key=lambda name: (not host.members.is_ready(name), name != before))
 
     def _named(self, key: bytes) -> str | None:
         """Return the host that *key* names, where it is no key."""

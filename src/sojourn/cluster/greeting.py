@@ -22,6 +22,8 @@ class _Attempt:
     open: bool = False
     """Whether a stream is being opened, or is open."""
     tried: bool = False
+    since: float = 0.0
+    """When a host was let in last."""
 
 
 class Dialing:
@@ -62,7 +64,7 @@ class Dialing:
     def greeted(self, name: str) -> None:
         """A host has let this one in."""
         attempt = self._attempts.setdefault(name, _Attempt(self.host.now))
-        attempt.open, attempt.tried, attempt.delay = True, True, 0.0
+        attempt.open, attempt.tried, attempt.since = True, True, self.host.now
 
     def failed(self, name: str, *, refused: bool = False) -> None:
         """A stream was not opened, or is gone: try again a little later, each time later than before, never in step."""
@@ -70,6 +72,8 @@ class Dialing:
         attempt.tried = True
         if self._is_open(name):
             return  # another attempt was luckier
+        if attempt.open and attempt.since and self.host.now - attempt.since > LATEST:
+            attempt.delay = 0.0  # it was good for a while; one that breaks at once is tried less and less often
         attempt.open = False
         attempt.delay = LATEST if refused else min(max(attempt.delay * 2, SOONEST), LATEST)
         jitter = int.from_bytes(self.host.random(2), "big") / 0xFFFF

@@ -17,6 +17,7 @@ from sojourn.cluster.wire import Copies, Lacks, Message, Offer
 
 AT_ONCE = 256  # names in one offer
 LOOKED_AT = 4096  # names, about, before others have their turn
+AT_REST = 1024  # the same a second, where there is no hurry
 BUCKET_COSTS = 16  # to look into one, in names
 AGAIN, REST = 2.0, 10  # seconds until a pass that had to keep names is repeated, or so many times as it took
 SLOW_EVERY = 1.0  # seconds between two looks where nothing is known to be left
@@ -67,7 +68,8 @@ class Handover:
         if is_time:
             self._at = self.host.now
         self._looked_at = 0
-        while self._looked_at < LOOKED_AT and not self._slice and (is_time or self._slices):
+        most = LOOKED_AT if self.urgent else AT_REST
+        while self._looked_at < most and not self._slice and (is_time or self._slices):
             if self._slices:
                 self._offer(self._slices.pop())
             elif not self._next_bucket():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from sojourn.cluster import local, ring
 from sojourn.cluster.clock import Origin
+from sojourn.cluster.digests import PairDigests
 from sojourn.cluster.effects import Close, Effect, Reply, Report, Send
 from sojourn.cluster.limits import Bucket
 from sojourn.cluster.member import Members
@@ -16,6 +17,8 @@ from sojourn.cluster.wire import Change, Member, Message, Progress
 from sojourn.core.ids import handle_of
 
 PLACE = 32  # bytes at the front of a name that say where it belongs: the private key, or the tag of an index entry
+KEPT_OWNERS = 8192  # names whose owners are remembered: the same ones are asked for several times in a row
+MOST_TOLD = 512  # logs in a hello: each life of a host's storage has one, and a hello has a bound
 PARCEL = 1 << 20  # bytes of copies in one message, about
 REMARKS = 20  # a second: log lines about sessions; more are counted only
 
@@ -48,6 +51,8 @@ class Peer:
     """How far it had read each log when it last said so."""
     deaf: bool = False
     """Whether it says that it does not hear this host."""
+    states: dict[str, str] = field(default_factory=dict)
+    """In which state it last said that each host is."""
 
 
 @dataclass(slots=True)
@@ -78,6 +83,8 @@ class Host:
         self.epoch = 0
         """Grows when sessions are to be spread over other hosts than before."""
         self._placed = self.members.placed()
+        self._owners: dict[bytes, tuple[str, ...]] = {}
+        self.digests = PairDigests(self)
         self.expected = 0
         """Other hosts that there should be: those known that have not left, and those of the settings."""
         self._remarks = Bucket(REMARKS, REMARKS, 0.0, now)
@@ -146,6 +153,15 @@ class Host:
         """Tell whether there is a host of the settings of which nothing was heard yet."""
         return any(self.members.state(name) is None for name in self.seeds())
 
+    def progress(self) -> dict[Origin, Progress]:
+        """Return how far each log is stored here, as others are told: of those that ended long ago nobody asks."""
+        known = self.tables.progress()
+        if len(known) <= MOST_TOLD:
+            return known
+        used = {member.origin for member in self.members.all()}
+        latest = sorted(known, key=lambda origin: (origin in used, known[origin].level), reverse=True)
+        return {origin: known[origin] for origin in latest[:MOST_TOLD]}
+
     def members_changed(self) -> bool:
         """Let the workers know; return whether sessions are to be spread anew."""
         self.tables.keep_view(View(self.members.all(), self.members.me.ready))
@@ -155,13 +171,22 @@ class Host:
         moved = placed != self._placed
         self._placed = placed
         self.epoch += moved
+        if moved:
+            self._owners.clear()
+            self.digests.clear()
         return moved
 
     # -- what is where -----------------------------------------------------------------------------------------------
 
     def owners(self, name: bytes) -> tuple[str, ...]:
         """Return the hosts that should hold a name, the best first."""
-        return ring.owners(name[:PLACE], self._placed, self.settings.copies)
+        place = name[:PLACE]
+        owners = self._owners.get(place)
+        if owners is None:
+            if len(self._owners) >= KEPT_OWNERS:
+                self._owners.clear()
+            owners = self._owners[place] = ring.owners(place, self._placed, self.settings.copies)
+        return owners
 
     def others_of(self, name: bytes) -> Collection[str]:
         """Return the hosts other than this one that should hold a name."""
@@ -178,17 +203,6 @@ class Host:
             return None
         wanted = frozenset(hosts)
         return lambda name: wanted.issubset(self.owners(name))
-
-    def digests(self, buckets: Sequence[int], holds: Holds | None) -> dict[int, int]:
-        """Return the numbers of *buckets*, which are in order; read in one go where they lie together."""
-        first, count = buckets[0], buckets[-1] - buckets[0] + 1
-        if count <= 2 * len(buckets):
-            found = self.tables.digests(first, count, holds)
-        else:
-            found = {}
-            for bucket in buckets:
-                found |= self.tables.digests(bucket, 1, holds)
-        return {bucket: found.get(bucket, 0) for bucket in buckets}
 
     # -- questions ---------------------------------------------------------------------------------------------------
 

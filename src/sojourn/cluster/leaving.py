@@ -61,7 +61,7 @@ class Leaving:
     def _is_done(self) -> bool:
         others = [name for name in self.host.members.others() if self.host.members.state(name) != "dead"]
         if not others:
-            return not self.host.seeds() - set(self.host.members.others()) or not self._anything()
+            return not self._anything()  # there is nobody to hand it to: the dead have what they had, and no more
         there = [name for name in others if self.host.reachable(name)]
         if len(there) < len(others) and self.host.settings.copies is not None:
             return False

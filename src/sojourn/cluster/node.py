@@ -35,7 +35,8 @@ from sojourn.errors import StoreUnavailable
 __all__ = ["Close", "Dial", "Effect", "End", "Node", "Reply", "Report", "Send"]
 
 GREETING = 5.0  # seconds until both have said hello
-FULL_EVERY = 4  # pings: one of so many says all that is known
+FULL_EVERY = 4  # pings: one of so many says all that is known, while hosts see the cluster differently
+REPEATED = 10.0  # seconds after which it is said again though all agree
 SWEPT, SWEEP_EVERY, SWEEP_ON = 64, 1.0, 0.02  # deadlines at a time, and seconds until the next look
 
 
@@ -72,6 +73,7 @@ class Node:
         self._early: list[_Early] = []
         self._beat = self._sweep = now
         self._beats = 0
+        self._told = now
         self._news = True
         """Whether something was not told to the others yet."""
         self._look = False
@@ -125,9 +127,12 @@ class Node:
         if self._sweep <= self.host.now:
             looked_at = self.host.tables.sweep(SWEPT)
             self._sweep = self.host.now + (SWEEP_ON if looked_at >= SWEPT else SWEEP_EVERY)
+        was_leaving = self.host.leaving
         if self.leaving.go_on():
             self._say_goodbye(leaves=True)
             self.host.out.append(End())
+        elif was_leaving and not self.host.leaving:
+            self.changed()  # it could not, and stays
 
     def _end_what_is_late(self) -> None:
         self.waiting.expired()
@@ -144,19 +149,34 @@ class Node:
                 self.streams.shut(peer.out, "nothing was stored for too long")
 
     def _beat_once(self) -> None:
-        """Ping everybody; now and then say all that is known, and at once what is new."""
-        self._beat = self.host.now + self.host.settings.beat
-        full = self._news or self._beats % FULL_EVERY == 0
-        self._beats, self._news = self._beats + 1, False
-        members = self.host.members.all() if full else ()
-        progress = self.host.tables.progress() if full else {}
-        ping = wire.Ping(int(self.host.now * 1000), members, progress)
-        for link in self.host.links.values():
-            if link.greeted and not link.blocked:
-                self.host.send(link, ping)
+        """Ping everybody, and say what is new; now and then all that is known, often where hosts do not agree."""
+        host = self.host
+        self._beat = host.now + host.settings.beat
+        self._beats += 1
+        now_and_then = self._beats % FULL_EVERY == 0
+        full = self._news or self._told + REPEATED <= host.now or (now_and_then and self._disagree())
+        members, progress = (host.members.all(), host.progress()) if full else ((), {})
+        ping = wire.Ping(int(host.now * 1000), members, progress)
+        all_told = True
+        for peer in host.peers.values():
+            all_told = self._ping(peer, ping) and all_told
         if full:
+            self._told, self._news = host.now, not all_told
+        if full or now_and_then:
             self.pulling.consider()
         self._consider_ready()
+
+    def _ping(self, peer: Peer, ping: wire.Ping) -> bool:
+        """Ping a host on the stream that leads to it, or on both where it does not hear; return whether that went."""
+        links = [link for link in (peer.out, peer.into) if link and not link.blocked]
+        for link in links if peer.deaf else links[:1]:
+            self.host.send(link, ping)
+        return bool(links)
+
+    def _disagree(self) -> bool:
+        """Tell whether a host has said something else of another's state than what is known here."""
+        mine = {member.name: member.state for member in self.host.members.all()}
+        return "suspect" in mine.values() or any(peer.states != mine for peer in self.host.peers.values())
 
     def _consider_ready(self) -> None:
         if self.catching_up.is_done(self.comparing, untried=self.dialing.untried()):
@@ -196,6 +216,9 @@ class Node:
                 return
             try:
                 self._hear(stream, message)
+            except StoreUnavailable as error:
+                self.host.remark(f"the storage of this host cannot be used: {error}")
+                self.streams.shut(stream, "this host can store nothing now")
             except Exception as error:
                 # Whatever a broken or hostile host makes up ends here, with its stream.
                 what = f"{type(message).__name__}: {error or type(error).__name__}"
@@ -294,6 +317,7 @@ class Node:
         if self.host.members.told(peer.name, ping.members, self.host.now):
             self.changed()
         peer.progress = ping.progress
+        peer.states = {member.name: member.state for member in ping.members}
         mine = next((member for member in ping.members if member.name == self.host.me), None)
         was_deaf, peer.deaf = peer.deaf, mine is not None and mine.state == "suspect"
         if peer.deaf and not was_deaf:

@@ -103,7 +103,7 @@ class Replica(NamedTuple):
     @property
     def version(self) -> int:
         """The version that the core compares: it grows with each write that is in this copy, whosever it was."""
-        return sum(mark.writes for mark in self.seen.values())
+        return sum([mark.writes for mark in self.seen.values()])
 
     @property
     def keep_ms(self) -> int:
@@ -130,6 +130,20 @@ def updated(stored: Replica, record: Record, stamp: Stamp, base: int, keep_ms: i
     *keep_ms* says how long a tombstone is kept, when the record is one.
     """
     return _written(stored, record, stamp, max(1, record.version - base), keep_ms)
+
+
+def rewritten(outline: Replica, record: Record, stamp: Stamp, base: int) -> Replica:
+    """Return what ``updated`` makes of all but the cells, where no key comes or goes and nothing has ended.
+
+    So a storage need not make cells of values that it has in another form.
+    """
+    return Replica(
+        outline.cells,
+        _head(outline.head, record, stamp),
+        Times(stamp, _ms(record.accessed_at), _ms(record.expires_at)),
+        _seen(outline, stamp, max(1, record.version - base)),
+        forgotten=outline.forgotten,
+    )
 
 
 def _written(stored: Replica, record: Record, stamp: Stamp, count: int, keep_ms: int) -> Replica:
@@ -191,7 +205,8 @@ def _seen(stored: Replica, stamp: Stamp, count: int) -> dict[Origin, Mark]:
 
 
 def _ms(seconds: float) -> int:
-    return max(round(seconds * 1000), 0)
+    milliseconds = round(seconds * 1000)
+    return milliseconds if milliseconds > 0 else 0
 
 
 # -- merging -------------------------------------------------------------------------------------------------------
@@ -201,8 +216,8 @@ def merge(one: Replica, other: Replica) -> Replica:
     """Return what contains both. Each is all of a copy; for a part of one see ``received``."""
     return _normal(
         _union(one, other),
-        max(one.head, other.head, key=_stamp_of),
-        max(one.times, other.times, key=_stamp_of),
+        one.head if one.head.stamp >= other.head.stamp else other.head,
+        one.times if one.times.stamp >= other.times.stamp else other.times,
         _marks(one.seen, other.seen),
         _later(one.retired, other.retired),
         _later(one.deleted, other.deleted),
@@ -242,10 +257,6 @@ def _marks(one: Mapping[Origin, Mark], other: Mapping[Origin, Mark]) -> dict[Ori
     return marks if len(marks) == len(one) else _sorted(marks)
 
 
-def _stamp_of(register: Head | Times) -> Stamp:
-    return register.stamp
-
-
 def _later(one: End | None, other: End | None) -> End | None:
     if one is None or other is None:
         return one or other
@@ -280,8 +291,10 @@ def _sorted(mapping: Mapping[K, V]) -> dict[K, V]:
 
 def positions(replica: Replica) -> frozenset[Stamp]:
     """Return where this copy stands in the logs of its writers: one place each, and one of the last touch."""
-    stamps = {Stamp(mark.time, origin) for origin, mark in replica.seen.items()}
-    return frozenset(stamps | {replica.times.stamp} - {ZERO})
+    places = [Stamp(mark.time, origin) for origin, mark in replica.seen.items()]
+    if replica.times.stamp != ZERO:
+        places.append(replica.times.stamp)
+    return frozenset(places)
 
 
 def since(replica: Replica, cut: int) -> Replica:

@@ -104,18 +104,27 @@ class Serving:
 
     def digests(self, link: Link, peer: Peer, message: Digests) -> None:
         """Say what is here in the buckets that differ: the names of the first ones, and which others there are."""
-        asked = message.buckets
-        if not asked or min(asked) < 0 or max(asked) >= BUCKETS:
+        asked = sorted({*message.buckets, *range(message.first, min(message.first + message.count, BUCKETS + 1))})
+        if not asked or asked[0] < 0 or asked[-1] >= BUCKETS:
             raise Unfit("digests of buckets that do not exist")
+        mine = self.host.digests.of(peer.name, asked)
+        differ = deque(bucket for bucket in asked if mine[bucket] != message.buckets.get(bucket, 0))
         holds = self.host.held_by(self.host.me, peer.name)
-        mine = self.host.digests(sorted(asked), holds)
-        differ = deque(bucket for bucket in mine if mine[bucket] != asked[bucket])
-        answered = 0
+        answered = 0 if message.names else ANSWERED
         while differ and answered < ANSWERED:
             names = self.host.tables.names(differ[0], holds)
             answered += len(names)
-            self.host.send(link, Names(differ.popleft(), names))
+            self._names(link, differ.popleft(), names)
         self.host.send(link, Digests({bucket: mine[bucket] for bucket in differ}))
+
+    def _names(self, link: Link, bucket: int, digests: dict[bytes, int]) -> None:
+        """Send the names in a bucket, in messages of a bounded size."""
+        names, after = sorted(digests), b""
+        while len(names) > ANSWERED:
+            part, names = names[:ANSWERED], names[ANSWERED:]
+            self.host.send(link, Names(bucket, {name: digests[name] for name in part}, after, part[-1]))
+            after = part[-1]
+        self.host.send(link, Names(bucket, {name: digests[name] for name in names}, after))
 
     def offer(self, link: Link, message: Offer) -> None:
         """Say which of these copies are not here."""

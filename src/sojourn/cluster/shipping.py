@@ -2,15 +2,19 @@
 
 One piece is on its way to a host at a time; the next one is read from the log when that is stored. So a slow host is
 sent less often and more at a time, delays nobody else, and costs no memory: the log is the queue, and it holds a
-session once however often it was written.
+session once however often it was written. What is read serves all hosts that stand at the same place, which are nearly
+all nearly always: a write is read once, its owners are worked out once, and one message goes to all of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sojourn.cluster.host import Host, Link, Peer, parcels
-from sojourn.cluster.wire import Changes, Copies, Progress, Stored
+from sojourn.cluster.replica import since
+from sojourn.cluster.wire import Change, Changes, Copies, Progress, Stored
 
 ROUND = 512  # changes in one piece
 SKIMMED = 8  # pieces in a row that may hold nothing for a host, before others have their turn
@@ -38,19 +42,30 @@ class Flow:
     """Changes in the piece that is on its way."""
 
 
+class _Kind(NamedTuple):
+    """What makes two messages of one piece the same. *times* name its changes: no two of a log have the same."""
+
+    cut: int
+    read: Progress
+    after: int
+    times: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Shipping:
     """Ships the log of one host."""
 
     host: Host
     flows: dict[str, Flow] = field(default_factory=dict)
+    _seen: int = 0
+    """How far the log was read for anybody."""
 
     def greeted(self, peer: Peer, link: Link, progress: Progress) -> None:
         """Go on from where the other says it is, and never from behind the end, where a later write would be missed."""
         end = self.end()
         start = Progress(min(progress.cursor, end), min(progress.level, end))
-        self.flows[peer.name] = Flow(link, start, start)
-        self.ship(peer.name)
+        self.flows[peer.name] = flow = Flow(link, start, start)
+        self._ship({peer.name: flow})
 
     def broken(self, name: str) -> None:
         """There is no stream any more."""
@@ -83,28 +98,70 @@ class Shipping:
 
     def ship_all(self) -> None:
         """Look into the log for every host."""
-        for name in self.flows:
-            self.ship(name)
+        self._ship(self.flows)
 
     def ship(self, name: str) -> None:
-        """Send a host the next piece, unless one is on its way."""
+        """Send a host the next piece, unless one is on its way, as far as the log was read for others already.
+
+        What is later is not looked for: who writes says so, and then all are sent it.
+        """
         flow = self.flows[name]
+        if flow.read.cursor < self._seen:
+            self._ship({name: flow})
+
+    def _ship(self, flows: Mapping[str, Flow]) -> None:
         for _ in range(SKIMMED):
-            if flow.sent or flow.link.blocked or not self._next(name, flow):
+            places: dict[tuple[int, bool], dict[str, Flow]] = {}
+            for name, flow in flows.items():
+                if not flow.sent and not flow.link.blocked:
+                    places.setdefault((flow.read.cursor, self._cut(flow) > 0), {})[name] = flow
+            flows = {}
+            for (cursor, _), there in places.items():
+                flows |= self._next(cursor, there)
+            if not flows:
                 return
 
-    def _next(self, name: str, flow: Flow) -> bool:
-        """Read a piece and send it; return whether there may be another."""
+    def _cut(self, flow: Flow) -> int:
+        """Return up to where a host has all of this host's writes that it should have; deltas begin there."""
+        return flow.stored.level if self.host.settings.copies is None or flow.epoch == self.host.epoch else 0
+
+    def _next(self, cursor: int, flows: Mapping[str, Flow]) -> dict[str, Flow]:
+        """Read a piece for hosts that all stand at *cursor*, and send it; return those that may want another."""
         host, tables = self.host, self.host.tables
-        cut = flow.stored.level if host.settings.copies is None or flow.epoch == host.epoch else 0
-        piece = tables.log(tables.origin, flow.read.cursor, cut, ROUND, host.held_by(name))
-        flow.at_end = piece.progress.level > cut or piece.progress.cursor <= flow.read.cursor
-        read = Progress(max(piece.progress.cursor, flow.read.cursor), max(piece.progress.level, flow.read.level))
-        moved, flow.read = read != flow.read, read
-        if piece.changes or (read != flow.stored and flow.noted_at + NOTE_EVERY <= host.now):
-            self._send(flow, Changes(tables.origin, cut, read, piece.changes, flow.stored.cursor))
-            return False
-        return moved and not flow.at_end
+        cut = min(self._cut(flow) for flow in flows.values())
+        holds = host.held_by(*flows) if len(flows) == 1 else None
+        piece = tables.log(tables.origin, cursor, cut, ROUND, holds)
+        self._seen = max(self._seen, piece.progress.cursor)
+        at_end = piece.progress.level > cut or piece.progress.cursor <= cursor
+        parts = self._parts(piece.changes, flows)
+        sent: dict[_Kind, Changes] = {}
+        for name, flow in flows.items():
+            flow.at_end = at_end
+            flow.read = Progress(max(piece.progress.cursor, cursor), max(piece.progress.level, flow.read.level))
+            changes = parts.get(name, ())
+            if changes or (flow.read != flow.stored and flow.noted_at + NOTE_EVERY <= host.now):
+                self._send(flow, self._message(sent, flow, changes, cut))
+        moved = piece.progress.cursor > cursor and not at_end
+        return {name: flow for name, flow in flows.items() if not flow.sent} if moved else {}
+
+    def _parts(self, changes: Sequence[Change], flows: Mapping[str, Flow]) -> Mapping[str, Sequence[Change]]:
+        """Return for each host the changes of what it should hold."""
+        if self.host.settings.copies is None or len(flows) == 1:
+            return dict.fromkeys(flows, changes)
+        parts: dict[str, list[Change]] = {}
+        for change in changes:
+            for owner in self.host.owners(change.name):
+                parts.setdefault(owner, []).append(change)
+        return parts
+
+    def _message(self, sent: dict[_Kind, Changes], flow: Flow, changes: Sequence[Change], read_since: int) -> Changes:
+        """Return what to send: the same object to all that are to get the same, so that it is encoded once."""
+        cut = self._cut(flow)
+        kind = _Kind(cut, flow.read, flow.stored.cursor, tuple([change.time for change in changes]))
+        if kind not in sent:
+            news = [_cut_off(change, cut) for change in changes] if cut > read_since else changes
+            sent[kind] = Changes(self.host.tables.origin, cut, flow.read, tuple(news), flow.stored.cursor)
+        return sent[kind]
 
     def _send(self, flow: Flow, changes: Changes) -> None:
         flow.sent, flow.sent_at, flow.noted_at = changes, self.host.now, self.host.now
@@ -133,3 +190,11 @@ class Shipping:
         for part in parcels(self.host.tables.copies(wanted[:ROUND])):
             self.host.send(flow.link, Copies(0, part))
         self._send(flow, Changes(sent.origin, sent.cut, sent.progress, (), sent.after))
+
+
+def _cut_off(change: Change, cut: int) -> Change:
+    """Return *change* without what is no later than *cut*: it may have been read for somebody who has less."""
+    if change.replica is None:
+        return change
+    delta = since(change.replica, cut)
+    return change if delta is change.replica else change._replace(replica=delta, complete=False)

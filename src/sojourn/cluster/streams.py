@@ -59,7 +59,7 @@ class Streams:
             rules_of(host.settings),
             host.me,
             host.tables.origin,
-            host.tables.progress(),
+            host.progress(),
             members,
         )
 
@@ -103,6 +103,7 @@ class Streams:
         if host.members.told(peer.name, hello.members, host.now) or changed:
             self._node.changed()
         peer.progress = hello.progress
+        peer.states = {member.name: member.state for member in hello.members}
         self._node.catching_up.greeted(peer)
         if link.dialed:
             peer.out = link

@@ -14,6 +14,7 @@ Who: TypeAlias = tuple[int, int]
 """A worker and the number of its request; or -1 and a number, for a write that was made for another host."""
 
 REPORT_EVERY = 10.0  # seconds between two lines about writes that too few hosts have
+FOR_ANOTHER = 0.8  # of the wait: whoever forwarded the write must hear of it before its own wait is over
 _ELSEWHERE = -1
 
 
@@ -47,7 +48,7 @@ class Waiting:
             told(True)
             return
         self._numbers += 1
-        deadline = self.host.now + self.host.settings.wait
+        deadline = self.host.now + FOR_ANOTHER * self.host.settings.wait
         self._add((_ELSEWHERE, self._numbers), name, time, deadline, lambda verdict: told(verdict.enough))
 
     def _add(self, who: Who, name: bytes, time: int, deadline: float, tell: Callable[[Verdict[Who]], None]) -> None:

@@ -158,14 +158,22 @@ class Digests(_Message):
     """One number for each bucket of names that sender and receiver both hold; the receiver compares with its own."""
 
     buckets: dict[int, int]
+    first: int = 0
+    count: int = 0
+    """Buckets from *first* on that are asked about as well: those without a number are empty."""
+    names: bool = True
+    """Whether the names in those that differ are wanted, and not only which they are."""
 
 
 class Names(_Message):
-    """What the sender holds in a bucket whose digest differs: a digest for each name. Answers Digests, one for each
-    bucket that differs, then Digests that names those that differ and are left for the next time."""
+    """What the sender holds in a bucket whose digest differs: a digest for each name. Answers Digests: for each bucket
+    that differs one or more, then Digests that names those that differ and are left for the next time."""
 
     bucket: int
     digests: dict[bytes, int]
+    after: bytes = b""
+    until: bytes | None = None
+    """Only names behind *after*, up to *until*: all entries of a principal are in one bucket, and may be very many."""
 
 
 class Offer(_Message):

@@ -4,10 +4,10 @@ Each verb is a generator, a *talk*: it yields requests to the agent and is sent 
 could not be reached or did not answer in time. So the blocking store, the one for event loops and the simulation decide
 alike. Who drives a talk numbers its requests. What can be answered from here yields nothing.
 
-A verb is local where this host is one of those that keep the key, or happens to have a copy. A write is one local
-transaction, then a wait until ``acks`` other hosts have it. Otherwise the verb is forwarded, and is performed where a
-copy is. Raises StoreUnavailable rather than to show an older session than a browser has seen, or to say that there is
-none where somebody who may have it cannot be asked.
+A verb is local where this host is one of those that keep the key. A write is one local transaction, then a wait until
+``acks`` other hosts have it. Otherwise the verb is forwarded to a host that keeps the key: a copy that lies here all
+the same is left over, and nobody sends what becomes of it. Raises StoreUnavailable rather than to show an older session
+than a browser has seen, or to say that there is none where somebody who may have it cannot be asked.
 """
 
 from __future__ import annotations
@@ -66,13 +66,19 @@ def load(tables: Tables, settings: Settings, key: bytes) -> Talk[Record | None]:
 def load_seen(tables: Tables, settings: Settings, key: bytes, floor: bytes) -> Talk[Record | None]:
     """Return the record under *key*, no older than *floor* says, or None."""
     replica = tables.replica(key)
-    if not missing(floor, replica) and (replica or _knows(tables, settings, key)):
-        return _as_loaded(replica)
     elsewhere: Record | None = None
-    if replica is None and not places(tables, settings, key):
-        elsewhere = yield from _forward(settings, key, "load", (key,), Record | None)
+    if not places(tables, settings, key):
+        # What lies here is left over, and nobody sends what becomes of it: a logout on an owner would go unheard.
+        try:
+            elsewhere = yield from _forward(settings, key, "load", (key,), Record | None)
+        except StoreUnavailable:
+            if replica is None or missing(floor, replica):
+                raise
+            return _as_loaded(replica)  # cut off from all owners: as on either side of a partition
         if not missing(floor, _with_marks(elsewhere)):
             return elsewhere
+    elif not missing(floor, replica) and (replica or _knows(tables, settings, key)):
+        return _as_loaded(replica)
     yield from _fetch(settings, key, floor)
     replica = tables.replica(key)
     return elsewhere if replica is None else _as_loaded(replica)
@@ -80,10 +86,10 @@ def load_seen(tables: Tables, settings: Settings, key: bytes, floor: bytes) -> T
 
 def floor(tables: Tables, settings: Settings, key: bytes) -> Talk[bytes]:
     """Return what a browser has seen that was shown what is under *key* now."""
-    replica = tables.replica(key)
-    if replica is None and not places(tables, settings, key):
+    if not places(tables, settings, key):
         record = yield from _forward(settings, key, "load", (key,), Record | None)
         return record.seen if record else b""
+    replica = tables.replica(key)
     return floor_of(replica) if replica else b""
 
 
@@ -119,14 +125,11 @@ def delete(tables: Tables, settings: Settings, key: bytes, base: int | None = No
 def load_many(tables: Tables, settings: Settings, keys: Sequence[bytes]) -> Talk[Records]:
     """Return the records under *keys* in their order, None for each that is missing."""
     found: Records = list(tables.perform("load_many", (keys,)).answer)
-    view = tables.view()
-    places_of = {key: place for place, key in enumerate(keys)}
-    lacking = [key for key, record in zip(keys, found, strict=True) if record is None]
-    for group in _away(tables, settings, view, lacking):
+    elsewhere: dict[bytes, Record | None] = {}
+    for group in _away(tables, settings, tables.view(), list(dict.fromkeys(keys))):
         answer = yield from _forward(settings, group[0], "load_many", (group,), Records)
-        for key, record in zip(group, answer, strict=True):
-            found[places_of[key]] = record
-    return found
+        elsewhere.update(zip(group, answer, strict=True))
+    return [elsewhere.get(key, record) for key, record in zip(keys, found, strict=True)]
 
 
 def delete_many(tables: Tables, settings: Settings, keys: Sequence[bytes]) -> Talk[int]:
@@ -145,7 +148,8 @@ def delete_many(tables: Tables, settings: Settings, keys: Sequence[bytes]) -> Ta
 def _away(tables: Tables, settings: Settings, view: View, keys: Sequence[bytes]) -> list[list[bytes]]:
     """Return those of *keys* that this host may know nothing of, in groups that one other host can answer for."""
     unknown = [(owners, key) for key in keys if (owners := _elsewhere(view, settings, key)) is not None]
-    missing_here = [key for _, key in unknown if tables.replica(key) is None]
+    # Where others keep a session, a copy that lies here is left over, and nobody sends what becomes of it.
+    missing_here = [key for owners, key in unknown if (owners and settings.me not in owners) or not tables.replica(key)]
     groups = [group for _, group in _grouped(view, settings, missing_here)]
     return [group[start : start + AT_ONCE] for group in groups for start in range(0, len(group), AT_ONCE)]
 
@@ -271,8 +275,8 @@ def _with_marks(record: Record | None) -> Replica | None:
 
 
 def _change(tables: Tables, settings: Settings, key: bytes, verb: str, arguments: tuple[Any, ...]) -> Talk[Written]:
-    """Perform a verb on a session that should be there: here, or where it is."""
-    if not places(tables, settings, key) and tables.replica(key) is None:
+    """Perform a verb on a session that should be there: here, or where it is kept."""
+    if not places(tables, settings, key):
         answer: Written = yield from _forward(settings, key, verb, arguments, Written)
         return answer
     answer = yield from _write(tables, settings, key, verb, arguments)
@@ -309,7 +313,7 @@ def _refuse_where_alone(view: View, settings: Settings) -> None:
     """Raise StoreUnavailable before anything is written, where it is known that too few hosts would have it."""
     others = [member for member in view.members if member.name != settings.me and member.state != "left"]
     alive = sum(member.state == "alive" for member in others)
-    if others and (alive < (settings.acks or 0) or alive * 2 < len(others)):
+    if others and (alive < min(settings.acks or 0, len(others)) or alive * 2 < len(others)):
         raise StoreUnavailable(
             f"{alive} of {len(others)} other hosts can be reached, too few to write anything (alone=refuse)"
         )

@@ -92,7 +92,7 @@ def unpack(key: bytes, data: bytes) -> Record | None:
 def peek(data: bytes) -> dict[str, bytes] | None:
     """Return the values in *data*, which nobody has checked: for a write that compares them with what replaces them."""
     try:
-        return _decode(data[_BODY_AT:]).values
+        return _decode(memoryview(data)[_BODY_AT:]).values
     except (ValueError, msgspec.MsgspecError):
         return None
 

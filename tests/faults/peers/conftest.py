@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from tests.faults.peers.hosts import Hosts
 
-TRIALS = int(os.environ.get("SOJOURN_TRIALS", "10"))
+TRIALS = int(os.environ.get("SOJOURN_TRIALS", "5"))
 """How often a host is killed; the nightly target asks for 200."""
 LONG = TRIALS > 10
 """Whether there is time for faults of their full length."""

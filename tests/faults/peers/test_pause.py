@@ -32,7 +32,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def test_a_host_that_stands_still_is_noticed_and_brings_nothing_old_back_when_it_goes_on() -> None:
     """For so long that the others take it for dead."""
-    with Hosts(3, dead_after="0.5") as hosts, crowd(hosts, proxy=1.0) as people:
+    with Hosts(3, dead_after="0.5") as hosts, crowd(hosts, proxy=3.0) as people:
         people.all_served()
         victim = hosts[1]
         people.trouble("paused", victim)

@@ -29,7 +29,7 @@ from sojourn.testing.sim_history import Answered, Begins, History, Line, Sent, T
 
 PAUSES = (0.005, 0.03)  # seconds that a visitor thinks between two requests
 PATIENCE = 20.0  # seconds until everybody must have been served again
-PROXY = 2.0  # seconds after which the balancer gives a host up
+PROXY = 5.0  # seconds after which the balancer gives a host up: longer than a busy machine needs for an answer
 LOOK = 0.1  # seconds from one look of the balancer at a host that failed to the next, and for its answer
 KEYS = "abcdef"
 SAFE: tuple[Does, ...] = ("read", "probe", "ping")

@@ -211,9 +211,12 @@ def work(number: int, listening: socket.socket, url: str) -> None:
 
 
 def _look_once(manager: SessionManager) -> None:
-    """Look at the storage before the first visitor does, so that the agent is on its way."""
-    with suppress(StoreUnavailable):
-        manager.blocking_store().load(os.urandom(32))
+    """Look at the storage before the first visitor does, so that the agent is on its way, until it has answered."""
+    store = manager.blocking_store()
+    while True:
+        with suppress(StoreUnavailable):
+            store.load(os.urandom(32))
+            return
 
 
 def key_of(token: str) -> str:

@@ -9,21 +9,27 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.tables import BUCKETS, Holds
 from sojourn.cluster.wire import Changes, Progress
+from sojourn.core.ops import Written
+from sojourn.core.record import Record
 from sojourn.store.peers import packing
 from sojourn.store.peers.packing import Stored
-from sojourn.store.peers.tables import HostTables
+from sojourn.store.peers.tables import HostTables, LmdbRows
 from sojourn.store.peers.tables_base import BaseTables
 from sojourn.store.peers.tables_rows import Rows
 from sojourn.testing.dict_tables import DictTables
 from sojourn.testing.fakes import START
+from sojourn.testing.store_contract import a_key
 
 SHM = Path("/dev/shm")
 SIZE = 64 << 20
 KINDS = ["dict", "lmdb"]
+TAG = b"t" * 32
+X, Y = a_key(1), a_key(2)
 
 
 class Clock:
@@ -76,6 +82,43 @@ def makers(*kinds: str) -> Iterator[list[Maker]]:
         yield found
 
 
+# -- sessions ------------------------------------------------------------------------------------------------------
+
+
+def a_record(
+    version: int = 1, seconds: float = 1800.0, values: dict[str, bytes] | None = None, **fields: Any
+) -> Record:
+    values = {"a": b"1", "b": b"2"} if values is None else values
+    return Record(values, START, START, START + seconds, version, **fields)
+
+
+def create(tables: BaseTables, key: bytes = X, **fields: Any) -> int:
+    done = tables.perform("create", (key, a_record(**fields)))
+    assert done.answer is Written.DONE
+    return done.time
+
+
+def update(tables: BaseTables, key: bytes = X, **values: bytes) -> int:
+    found = tables.load(key)
+    assert found
+    record = found._replace(values={**found.values, **values}, version=found.version + 1, seen=b"")
+    done = tables.perform("update", (key, record, found.version))
+    assert done.answer is Written.DONE
+    return done.time
+
+
+def retire(tables: BaseTables, key: bytes, successor: bytes | None, seconds: float = 10.0) -> None:
+    found = tables.load(key)
+    assert found
+    record = a_record(found.version + 1, seconds, {}, retired=True, successor=successor)
+    assert tables.perform("update", (key, record, found.version)).answer is Written.DONE
+
+
+def values_of(tables: BaseTables, key: bytes = X) -> Any:
+    found = tables.load(key)
+    return found and found.values
+
+
 # -- what is stored ----------------------------------------------------------------------------------------------
 
 
@@ -114,6 +157,8 @@ def logs(tables: BaseTables) -> dict[Origin, list[tuple[int, bytes]]]:
 def audit(tables: BaseTables) -> None:
     """Fail unless log and deadlines are what follows from the copies, and each name is filed in time, once."""
     stored = tables.reading(_all)
+    if isinstance(tables, HostTables):
+        tables.reading(_audit_bytes)
     places = sorted(
         (place.origin, place.time, name) for name, one in stored.items() for place in packing.places_of(one.entry)
     )
@@ -124,6 +169,14 @@ def audit(tables: BaseTables) -> None:
     newest = max((time for _, time, _ in places), default=0)
     known = tables.reading(lambda rows: max(rows._read_clocks()[0], rows.end()))
     assert known >= newest, "no stamp is earlier than what is known"
+
+
+def _audit_bytes(rows: Rows) -> None:
+    """Fail unless the bytes are those that follow from what they mean, whichever way they were made."""
+    assert isinstance(rows, LmdbRows)
+    for name, stored in _all(rows).items():
+        data = rows._txn.get(name, db=rows._db(name))
+        assert data == (packing.pack(name, stored) if len(name) == 32 else packing.pack_listing(stored))
 
 
 def _names(rows: Rows) -> list[bytes]:

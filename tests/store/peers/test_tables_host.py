@@ -169,6 +169,7 @@ def test_another_format_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -
 # -- full, damaged -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_storage_says_so_keeps_agreeing_and_can_be_emptied(place: Path) -> None:
     host = a_host(place, 8 * MIB)
     source = a_host(place.parent / "source")
@@ -229,6 +230,7 @@ def test_numbers_that_do_not_fit_are_refused_and_leave_nothing(place: Path) -> N
 # -- what an operator should know ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_operator_hears_of_little_room(place: Path) -> None:
     host = a_host(place, 8 * MIB)
     with pytest.raises(StoreUnavailable):

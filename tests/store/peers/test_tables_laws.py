@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.store.peers.tables_help import KINDS, Clock, Maker, audit, compare, dump, makers, settle, ship, state, store
@@ -141,6 +142,7 @@ def run(history: list[Step], worlds: list[World]) -> None:
             assert state(one) == state(other)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(*written, *exchanged), max_size=40))
 def test_logs_alone_bring_all_hosts_to_equal_bytes(history: list[Step]) -> None:
@@ -154,6 +156,7 @@ def test_logs_alone_bring_all_hosts_to_equal_bytes(history: list[Step]) -> None:
                 audit(host)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(*written, *exchanged, *passed), max_size=40))
 def test_comparing_brings_hosts_to_equal_bytes_that_have_forgotten_and_whose_clocks_jumped(history: list[Step]) -> None:

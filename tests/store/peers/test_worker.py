@@ -278,12 +278,25 @@ def test_an_owner_does_it_itself() -> None:
     assert Talked(worker.load(tables, settings(copies=2), key)).answer is not None
 
 
-def test_a_copy_that_happens_to_be_here_is_good_enough() -> None:
+def test_a_copy_that_is_left_over_here_does_not_count_where_others_keep_the_session() -> None:
+    """A logout on a host that keeps it is not sent here."""
+    tables = host()
+    key = mine(tables, 2, keep=False)
+    stored(tables, key)
+    assert Talked(worker.load(tables, settings(copies=2), key), plain(None)).answer is None
+    assert Talked(worker.load_many(tables, settings(copies=2), [key]), plain([None])).answer == [None]
+    assert Talked(worker.floor(tables, settings(copies=2), key), plain(None)).answer == b""
+    gone = Talked(worker.update(tables, settings(copies=2), key, a_record(version=2), 1), plain(Written.GONE))
+    assert gone.answer is Written.GONE
+    assert Talked(worker.delete(tables, settings(copies=2), key), plain(Written.GONE)).answer is Written.GONE
+
+
+def test_a_copy_that_is_left_over_is_shown_where_nobody_who_keeps_the_session_can_be_asked() -> None:
     tables = host()
     key = mine(tables, 2, keep=False)
     record = stored(tables, key)
-    assert Talked(worker.load(tables, settings(copies=2), key)).answer == record
-    assert Talked(worker.delete(tables, settings(copies=2), key), ENOUGH).answer is DONE
+    assert Talked(worker.load_seen(tables, settings(copies=2), key, record.seen), NO_AGENT).answer == record
+    assert Talked(worker.load_seen(tables, settings(copies=2), key, b"else" + bytes(7) + b"\1"), NO_AGENT).failed
 
 
 def test_what_an_owner_shows_is_no_older_either() -> None:

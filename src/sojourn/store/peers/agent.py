@@ -66,7 +66,8 @@ def run(settings: Settings, *, stay: bool) -> int:
     directory = Path(settings.path)
     files.prepare(directory)
     with ExitStack() as held:
-        if not held.enter_context(_only_one(directory)):
+        in_place = held.enter_context(_only_one(directory))
+        if in_place is None:
             if stay:
                 process = channel.agent_of(directory) or "of another name"
                 raise ConfigurationError(f"process {process} is the agent of {directory} already; end that one first")
@@ -78,7 +79,7 @@ def run(settings: Settings, *, stay: bool) -> int:
                 closing(HostTables(settings.path, sync=bool(settings.sync), max_size=settings.max_size))
             )
             node = Node(settings, tables, time.monotonic(), os.urandom)
-            engine = Engine(settings, node, linger=None if stay else LINGER)
+            engine = Engine(settings, node, linger=None if stay else LINGER, in_place=in_place)
             gc.freeze()  # what is there by now stays: it need not be looked through again and again
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(_serve(engine, sock, directory))
@@ -116,8 +117,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 @contextmanager
-def _only_one(directory: Path) -> Iterator[bool]:
-    """Yield whether this process holds the lock; it does until the end. A predecessor may need a moment to end."""
+def _only_one(directory: Path) -> Iterator[Callable[[], bool] | None]:
+    """Take the lock, until the end; yield what tells whether it is still in its place, or None where another has it.
+
+    A predecessor may need a moment to end.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with os.fdopen(os.open(directory / LOCK, flags, 0o600), "r+b", buffering=0) as file:
         deadline = time.monotonic() + PATIENCE
@@ -125,7 +129,15 @@ def _only_one(directory: Path) -> Iterator[bool]:
             if channel.agent_of(directory) is not None or time.monotonic() > deadline:
                 break
             time.sleep(0.02)
-        yield held
+        mine = os.fstat(file.fileno())
+        yield (lambda: _is_at(directory / LOCK, mine)) if held else None
+
+
+def _is_at(path: Path, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except OSError:
+        return False
 
 
 def _locked(descriptor: int) -> bool:

@@ -63,7 +63,7 @@ class PeersStore:
         if not self._agent.greeted:
             self._agent.greet()
         record = self._tables.load(key)
-        if suffices(record, floor):
+        if suffices(record, floor) and worker.places(self._tables, self._settings, key):
             return record
         return self._run(worker.load_seen(self._tables, self._settings, key, floor))
 
@@ -176,6 +176,7 @@ class _Agent:
                 connection.close()
                 if isinstance(error, TimeoutError) or not (may_repeat(request) or connection.unsent):
                     self._complaints.note(error)
+                    self.greet()  # an agent that no worker is connected to ends
                     return None
             except BaseException:
                 connection.close()  # its answer is still to come
@@ -183,6 +184,7 @@ class _Agent:
             else:
                 self._idle.append(connection)
                 return answer
+        self.greeted = False
         return None
 
     def _nudge(self, request: Nudge) -> None:

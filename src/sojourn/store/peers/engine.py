@@ -40,14 +40,24 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ER
 class Engine:
     """Runs one node on an event loop. *linger* is how many seconds it stays without a worker; None: until stopped."""
 
-    def __init__(self, settings: Settings, node: Node, *, linger: float | None = None) -> None:
-        """Raises ConfigurationError for an address on the network without TLS, or certificates that cannot be used."""
+    def __init__(
+        self,
+        settings: Settings,
+        node: Node,
+        *,
+        linger: float | None = None,
+        in_place: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """*in_place* says whether the directory is still the one that the agent was started for.
+
+        Raises ConfigurationError for an address on the network without TLS, or certificates that cannot be used.
+        """
         if not settings.tls and not (is_loopback(settings.me) and is_loopback(settings.listen)):
             raise ConfigurationError(
                 f"{settings.me} is on the network, where whoever reaches a host could read and change every session; "
                 "give tls=DIRECTORY with ca.pem, host.pem and host.key"
             )
-        self.settings, self.node, self.linger = settings, node, linger
+        self.settings, self.node, self.linger, self._in_place = settings, node, linger, in_place
         self.certificates = HostCertificates(settings.tls, host_of(settings.me)) if settings.tls else None
         self.links: dict[int, Link] = {}
         self.workers: dict[int, Worker] = {}
@@ -57,6 +67,7 @@ class Engine:
         self._leaving: set[Stream] = set()
         self._greeting: dict[Link | asyncio.Task[None], None] = {}  # in the order in which they came
         self._unsent: dict[Stream, None] = {}
+        self._encoded: tuple[Message | None, bytes] = None, b""  # of this turn: the same often goes to several hosts
         self._numbers = 0
         self._written = self._turning = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,6 +178,7 @@ class Engine:
             self._written = False
             self.tell(self.node.written)
         unsent, self._unsent = self._unsent, {}
+        self._encoded = None, b""
         for stream in unsent:
             stream.flush()
         self._arm()
@@ -199,7 +211,9 @@ class Engine:
 
     def _send(self, send: effects.Send) -> None:
         if link := self.links.get(send.link):
-            link.put(to_frame(send.message))
+            if send.message is not self._encoded[0]:
+                self._encoded = send.message, to_frame(send.message)
+            link.put(self._encoded[1])
             if isinstance(send.message, Hello):
                 link.greet(said=True)
 
@@ -344,6 +358,9 @@ class Engine:
                     link.give_up(why)
             if self.linger is not None and not self.workers and time.monotonic() - self._last_worker > self.linger:
                 _log.info("no worker has been here for %g s; the agent ends", self.linger)
+                self.stop()
+            if not self._in_place():
+                _log.error("%s was removed or replaced; the agent ends, and one begins there anew", self.settings.path)
                 self.stop()
 
     def _look_at_certificates(self) -> bool:

@@ -19,6 +19,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from itertools import compress, count
+from operator import ne
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -87,13 +89,13 @@ def pack(key: bytes, stored: Stored) -> bytes:
     """Return a session as the bytes to keep under *key*."""
     replica = stored.entry
     assert isinstance(replica, Replica)
-    data = frame.pack(key, to_record(replica)) if stored.shown else b""
-    return join(stored.filed, replica, data, meta_of(replica))
+    if not stored.shown:
+        return _join(stored.filed, floor_of(replica), b"", meta_of(replica))
+    record = to_record(replica)
+    return _join(stored.filed, record.seen, frame.pack(key, record), meta_of(replica))
 
 
-def join(filed: int, replica: Replica, data: bytes, meta: bytes) -> bytes:
-    """Return the bytes of a session from its parts. Of *replica* only what it has seen is looked at."""
-    floor = floor_of(replica)
+def _join(filed: int, floor: bytes, data: bytes, meta: bytes) -> bytes:
     return b"".join((_HEAD.pack(filed, len(data), len(floor)), floor, data, meta))
 
 
@@ -124,16 +126,11 @@ def unpack(key: bytes, data: bytes, cut: int = 0) -> Stored | None:
 
 def _cells(values: Mapping[str, bytes], stamps: bytes, cut: int) -> dict[str, Cell]:
     """Return the *values* with their *stamps*, of which many are the same: those that are later than *cut*."""
-    cells, known = {}, dict[bytes, Stamp]()
     earliest = min(cut + 1, _LAST).to_bytes(TIME_BYTES, "big")
-    at = 0
-    for name, data in values.items():
-        raw = stamps[at : at + _STAMP]
-        at += _STAMP
-        if raw >= earliest:
-            stamp = known.get(raw) or known.setdefault(raw, _stamp(raw))
-            cells[name] = Cell(stamp, data)
-    return cells
+    raws = [stamps[at : at + _STAMP] for at in range(0, len(stamps), _STAMP)]
+    later = {raw: _stamp(raw) for raw in set(raws) if raw >= earliest}
+    items = zip(raws, values.items(), strict=True)
+    return {name: Cell(later[raw], data) for raw, (name, data) in items if raw in later}
 
 
 def _stamp(raw: bytes) -> Stamp:
@@ -172,9 +169,9 @@ def meta_in(data: bytes) -> bytes:
 def meta_of(replica: Replica) -> bytes:
     """Return all of *replica* but its values."""
     cells = replica.cells
-    stamps = [stamp for stamp, data in cells.values() if data is not None]
+    stamps = [time.to_bytes(TIME_BYTES, "big") + by for (time, by), data in cells.values() if data is not None]
     removed = {key: cell.stamp for key, cell in cells.items() if cell.data is None} if len(stamps) < len(cells) else {}
-    return _pack_meta(b"".join([_raw(stamp) for stamp in stamps]), removed, replica)
+    return _pack_meta(b"".join(stamps), removed, replica)
 
 
 def _pack_meta(stamps: bytes, removed: Mapping[str, Stamp], replica: Replica) -> bytes:
@@ -185,7 +182,7 @@ def _pack_meta(stamps: bytes, removed: Mapping[str, Stamp], replica: Replica) ->
 
 
 class Outline(NamedTuple):
-    """A session that is shown, without a look at its values, which are not checked therefore."""
+    """A session that lives, without a look at its values, which are not checked therefore."""
 
     replica: Replica
     """All of it but the cells."""
@@ -195,40 +192,38 @@ class Outline(NamedTuple):
     removed: Mapping[str, Stamp]
 
 
-def outline(data: bytes | None) -> Outline | None:
-    """Return the outline of the session in *data*; None where it has ended, or nothing is there."""
-    if data is None:
-        return None
+def outline(data: bytes, base: int) -> Outline | None:
+    """Return the outline of the session in *data*; None where it has ended, or has not version *base*."""
     filed, size, floor = _HEAD.unpack_from(data)
     start = _HEAD.size + floor
-    meta = _decode(data[start + size :])
-    if not size or meta.retired:
+    stored = data[start : start + size]
+    if not size or frame.version(stored) != base:
         return None
-    return Outline(_replica({}, meta), filed, data[start : start + size], meta.stamps, meta.removed)
+    meta = _decode(data[start + size :])
+    return None if meta.retired else Outline(_replica({}, meta), filed, stored, meta.stamps, meta.removed)
 
 
 def begun(key: bytes, filed: int, after: Replica, record: Record, stamp: Stamp) -> bytes:
     """Return the bytes of a session that begins with *record*; *after* is its replica, which needs no cells."""
     values = dict(sorted(record.values.items()))
     meta = _pack_meta(_raw(stamp) * len(values), {}, after)
-    return join(filed, after, frame.pack(key, record._replace(values=values)), meta)
+    return _join(filed, floor_of(after), frame.pack(key, record._replace(values=values)), meta)
 
 
 def restamped(before: Outline, values: Mapping[str, bytes], stamp: Stamp) -> bytes | None:
     """Return the stamps after a write of *values*; None where there is more to do, as these have other keys."""
     stored = frame.peek(before.frame)
-    if stored is None or [*stored] != [*values] or len(values) + len(before.removed) > MOST_REMOVED:
+    if stored is None or list(stored) != list(values) or len(values) + len(before.removed) > MOST_REMOVED:
         return None
-    raw, stamps = _raw(stamp), bytearray(before.stamps)
-    for number, (data, other) in enumerate(zip(values.values(), stored.values(), strict=True)):
-        if data != other:
-            stamps[number * _STAMP : (number + 1) * _STAMP] = raw
+    stamps = bytearray(before.stamps)
+    for at in compress(count(0, _STAMP), map(ne, values.values(), stored.values())):
+        stamps[at : at + _STAMP] = _raw(stamp)
     return bytes(stamps)
 
 
 def rewritten(filed: int, before: Outline, after: Replica, frame: bytes, stamps: bytes) -> bytes:
     """Return the bytes of *before* with another frame and the *stamps* of its values; *after* needs no cells."""
-    return join(filed, after, frame, _pack_meta(stamps, before.removed, after))
+    return _join(filed, floor_of(after), frame, _pack_meta(stamps, before.removed, after))
 
 
 # -- entries of the index ----------------------------------------------------------------------------------------

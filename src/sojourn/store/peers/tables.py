@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 import lmdb
 
 from sojourn.cluster.clock import ORIGIN_BYTES, TIME_BYTES, Origin, Stamp
-from sojourn.cluster.replica import Replica, created, touched, updated
+from sojourn.cluster.replica import Replica, rewritten, touched
 from sojourn.cluster.tables import bucket_of, first_of
 from sojourn.core.capability import Finding
 from sojourn.core.record import Record
@@ -46,6 +46,7 @@ MAX_SIZE = 64 << 30  # bytes of address space; the file grows as it fills
 _FORMAT, _ORIGIN = b"format", b"origin"
 _KEY = 32
 _LAST = b"\xff" * TIME_BYTES
+_NOTHING = Replica()
 
 
 class LmdbRows(Rows):
@@ -54,8 +55,8 @@ class LmdbRows(Rows):
     __slots__ = ("_env", "_read", "_txn", "grown")
 
     def __init__(self, txn: Txn, env: Environment, origin: Origin, now_ms: int, lifetime_ms: int) -> None:
-        super().__init__(origin, now_ms, lifetime_ms)
-        self._txn, self._env = txn, env
+        self.origin, self.now_ms, self.lifetime_ms = origin, now_ms, lifetime_ms
+        self._txn, self._env, self._clocks = txn, env, None
         self.grown = False
         """Whether something was stored that takes more room than what was there."""
         self._read = b"", 0
@@ -97,10 +98,10 @@ class LmdbRows(Rows):
 
     def begin(self, key: bytes, record: Record, stamp: Stamp, keep_ms: int) -> None:
         """Store a session where nothing is."""
-        after = created(record._replace(values={}), stamp, keep_ms)
-        if after.retired:
+        if record.retired:
             super().begin(key, record, stamp, keep_ms)
             return
+        after = rewritten(_NOTHING, record, stamp, 0)
         self.log(stamp, key)
         filed = self.refile(key, None, after.keep_ms)
         self._keep(key, packing.begun(key, filed, after, record, stamp))
@@ -112,10 +113,11 @@ class LmdbRows(Rows):
             return None
         stamp = self.stamp()
         stamps = packing.restamped(before, record.values, stamp)
-        if stamps is not None:
-            after = updated(before.replica, record._replace(values={}), stamp, base, 0)
-            self._patch(key, before, after, stamp, frame.pack(key, record), stamps)
-        return stamp if stamps is not None else None
+        if stamps is None:
+            return None
+        after = rewritten(before.replica, record, stamp, base)
+        self._patch(key, before, after, stamp, frame.pack(key, record), stamps)
+        return stamp
 
     def retime(self, key: bytes, accessed_ms: int, expires_ms: int, base: int) -> Stamp | None:
         """Touch a session that has version *base*; None where it is not that."""
@@ -130,15 +132,12 @@ class LmdbRows(Rows):
 
     def _outline(self, key: bytes, base: int) -> Outline | None:
         data = self._txn.get(key, db=self._env.records)
-        found = packing.outline(data)
-        if found is None or found.replica.version != base:
+        if data is None:
             return None
         self._read = key, len(data)
-        return found
+        return packing.outline(data, base)
 
-    def _patch(
-        self, key: bytes, before: Outline, after: Replica, stamp: Stamp, frame: bytes, stamps: bytes
-    ) -> None:
+    def _patch(self, key: bytes, before: Outline, after: Replica, stamp: Stamp, frame: bytes, stamps: bytes) -> None:
         self.move_written(key, before.replica, after, stamp)
         filed = self.refile(key, before.filed, after.keep_ms)
         self._keep(key, packing.rewritten(filed, before, after, frame, stamps))
@@ -212,9 +211,9 @@ class LmdbRows(Rows):
 
     def last(self, origin: Origin) -> int:
         """Return the last time in an origin's log; 0: it is empty."""
-        with self._txn.cursor(db=self._env.log) as cursor:
-            found = cursor.prev() if cursor.set_range(origin + _LAST) else cursor.last()
-            place = cursor.key() if found else b""
+        cursor = self._txn.cursor(db=self._env.log)
+        found = cursor.prev() if cursor.set_range(origin + _LAST) else cursor.last()
+        place = cursor.key() if found else b""
         return int.from_bytes(place[ORIGIN_BYTES:], "big") if place[:ORIGIN_BYTES] == origin else 0
 
     # -- about the host ------------------------------------------------------------------------------------------------

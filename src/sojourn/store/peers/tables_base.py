@@ -75,9 +75,9 @@ class BaseTables(ABC):
 
     def store(self, changes: Changes) -> Applied:
         """Store a piece of a log and its progress, 64 changes a transaction; the progress comes with the last."""
-        tables_merge.check(changes.changes, self.now_ms())
+        latest = tables_merge.check(changes.changes, self.now_ms())
         tables_merge.check_progress(changes.progress)
-        storing = tables_merge.Storing(changes.origin, changes.cut, follows=self.follows)
+        storing = tables_merge.Storing(latest, changes.origin, changes.cut, follows=self.follows)
         batches = list(_batches(changes.changes)) or [()]
 
         def last(rows: Rows) -> None:
@@ -94,8 +94,7 @@ class BaseTables(ABC):
         """Store complete copies, whatever log they stand in; 64 a transaction."""
         if any(not change.complete for change in copies):
             raise ValueError("a part of a copy")
-        tables_merge.check(copies, self.now_ms())
-        storing = tables_merge.Storing()
+        storing = tables_merge.Storing(tables_merge.check(copies, self.now_ms()))
         for batch in _batches(copies):
             self.writing(partial(storing.store, changes=batch))
         return Applied((), tuple(storing.clashes))

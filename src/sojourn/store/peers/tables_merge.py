@@ -77,16 +77,19 @@ def _copy(name: bytes, entry: Entry) -> Change:
 
 
 class Storing:
-    """Stores changes of one piece, or complete copies where *origin* is None, and gathers what comes of them."""
+    """Stores changes of one piece of *origin*'s log, or complete copies, and gathers what comes of them.
 
-    def __init__(self, origin: Origin | None = None, cut: int = 0, *, follows: bool = True) -> None:
-        self.origin, self.cut, self.follows = origin, cut, follows
+    *latest* is the latest time in all of them.
+    """
+
+    def __init__(self, latest: int, origin: Origin = b"", cut: int = 0, *, follows: bool = True) -> None:
+        self.latest, self.origin, self.cut, self.follows = latest, origin, cut, follows
         self.wanted: list[bytes] = []
         self.clashes: list[Clash] = []
 
     def store(self, rows: Rows, changes: Sequence[Change]) -> None:
         """Store *changes* in one transaction."""
-        rows.raise_clock(max((latest(change) for change in changes), default=0))
+        rows.raise_clock(self.latest)
         for change in changes:
             stored = rows.get(change.name)
             if change.listing:
@@ -100,7 +103,7 @@ class Storing:
             return
         mine = stored.entry
         assert isinstance(mine, Replica)
-        merged = merge(mine, came) if complete else received(mine, came, self.origin or b"", self.cut, self.follows)
+        merged = merge(mine, came) if complete else received(mine, came, self.origin, self.cut, self.follows)
         if merged is None:
             self.wanted.append(key)
         elif merged != mine:
@@ -136,26 +139,25 @@ def _store_listing(rows: Rows, name: bytes, stored: Stored | None, came: Listing
 # -- what no host of this protocol says ------------------------------------------------------------------------------
 
 
-def latest(change: Change) -> int:
-    """Return the latest time in *change*."""
-    if change.listing:
-        return change.listing.time
-    replica = change.replica or Replica()
-    return max([replica.times.stamp.time, *[mark.time for mark in replica.seen.values()]])
+def check(changes: Collection[Change], now_ms: int) -> int:
+    """Return the latest time in *changes*.
 
-
-def check(changes: Collection[Change], now_ms: int) -> None:
-    """Raise ValueError for what cannot be stored, or is ahead of the wall clock by more than a day."""
+    Raises ValueError for what cannot be stored, or is ahead of the wall clock by more than a day.
+    """
+    latest = 0
     for change in changes:
-        entry: Entry | None = change.listing or change.replica
-        if entry is None or len(change.name) != (2 * _KEY if isinstance(entry, Listing) else _KEY):
+        listing, replica = change.listing, change.replica
+        if len(change.name) != (2 * _KEY if listing else _KEY):
             raise ValueError("a change under a name that cannot be")
-        if isinstance(entry, Replica):
-            _check_replica(entry, complete=change.complete)
-        elif not (len(entry.origin) == ORIGIN_BYTES and 0 < entry.time < _LARGEST and 0 <= entry.until_ms < _LARGEST):
-            raise ValueError("an entry of the index that cannot be")
-        if milliseconds(latest(change)) > now_ms + AHEAD:
-            raise ValueError("a stamp more than a day ahead of this host's clock; set the clocks of both hosts right")
+        if listing:
+            latest = max(latest, _check_listing(listing))
+        elif replica:
+            latest = max(latest, _check_replica(replica, complete=change.complete))
+        else:
+            raise ValueError("a change of nothing, which cannot be")
+    if milliseconds(latest) > now_ms + AHEAD:
+        raise ValueError("a stamp more than a day ahead of this host's clock; set the clocks of both hosts right")
+    return latest
 
 
 def check_progress(progress: Progress) -> None:
@@ -164,21 +166,33 @@ def check_progress(progress: Progress) -> None:
         raise ValueError("a progress that cannot be")
 
 
-def _check_replica(replica: Replica, *, complete: bool) -> None:
-    touch, retired = replica.times.stamp, replica.retired
-    origins = replica.seen.keys() if touch == ZERO else {*replica.seen, touch.origin}
-    numbers = [touch.time, replica.head.created_ms, *replica.times[1:], replica.version]
-    for mark in replica.seen.values():
-        numbers += mark
-    for end in (retired, replica.deleted):
+def _check_listing(listing: Listing) -> int:
+    """Return its time."""
+    if not (len(listing.origin) == ORIGIN_BYTES and 0 < listing.time < _LARGEST and 0 <= listing.until_ms < _LARGEST):
+        raise ValueError("an entry of the index that cannot be")
+    return listing.time
+
+
+def _check_replica(replica: Replica, *, complete: bool) -> int:
+    """Return the latest time of a write or a touch in *replica*."""
+    cells, head, (touch, accessed, expires), seen, retired, deleted, _ = replica
+    times, version = [touch.time], 0
+    fits = touch == ZERO or len(touch.origin) == ORIGIN_BYTES
+    for origin, (time, writes) in seen.items():
+        fits = fits and writes >= 0 and len(origin) == ORIGIN_BYTES
+        times.append(time)
+        version += writes
+    for (time, origin), _ in cells.values():
+        fits = fits and origin in seen and 0 <= time <= seen[origin].time
+    numbers = [*times, version, head.created_ms, accessed, expires]
+    for end in (retired, deleted):
         numbers += (end.keep_ms, end.stamp.time) if end else ()
-    if (
-        any(len(origin) != ORIGIN_BYTES for origin in origins)
-        or not 0 <= min(numbers) <= max(numbers) < _LARGEST
-        or (complete and not replica.seen)
-        or (retired and not (0 <= retired.expires_ms < _LARGEST and len(retired.successor or _NO_KEY) == _KEY))
-    ):
+    if retired:
+        numbers.append(retired.expires_ms)
+        fits = fits and len(retired.successor or _NO_KEY) == _KEY
+    if not fits or min(numbers) < 0 or max(numbers) >= _LARGEST or (complete and not seen):
         raise ValueError("a session that cannot be")
+    return max(times)
 
 
 _NO_KEY = bytes(_KEY)

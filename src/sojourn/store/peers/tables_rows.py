@@ -113,11 +113,11 @@ class Rows(ABC):
         self.put(key, None, created(record, stamp, keep_ms), stamp=stamp)
 
     def rewrite(self, key: bytes, record: Record, base: int) -> Stamp | None:
-        """Update a session that has version *base* and keeps its keys; None where it is not that, and nothing is done."""
+        """Update a session that has version *base* and keeps its keys; None: it is not that, and nothing is done."""
         return None
 
     def retime(self, key: bytes, accessed_ms: int, expires_ms: int, base: int) -> Stamp | None:
-        """Touch a session that has version *base*; None as in ``rewrite``."""
+        """Touch a session that has version *base*; None: as in ``rewrite``."""
         return None
 
     # -- what follows from it ------------------------------------------------------------------------------------
@@ -148,26 +148,30 @@ class Rows(ABC):
     def move_written(self, name: bytes, before: Entry | None, after: Entry, stamp: Stamp) -> None:
         """As ``_move``, after a write here: then none but the writer's own place and that of the last touch can go."""
         if isinstance(before, Replica) and isinstance(after, Replica):
-            touch, mark = before.times.stamp, before.seen.get(stamp.origin)
-            if touch.time and not _stands(touch, after):
-                self.unlog(touch)
-            own = Stamp(mark.time if mark else 0, stamp.origin)
-            if mark and own != touch and not _stands(own, after):
-                self.unlog(own)
+            (time, origin), mark = before.times.stamp, before.seen.get(stamp.origin)
+            if time and not _stands(time, origin, after):
+                self.unlog(before.times.stamp)
+            if mark and (mark.time, stamp.origin) != (time, origin) and not _stands(mark.time, stamp.origin, after):
+                self.unlog(Stamp(mark.time, stamp.origin))
         elif before:
-            self._move(name, before, None)
+            self._unlog_all(before)
         self.log(stamp, name)
 
-    def _move(self, name: bytes, before: Entry | None, after: Entry | None) -> None:
+    def _move(self, name: bytes, before: Entry | None, after: Entry) -> None:
         old = places_of(before) if before else _NOWHERE
-        new = places_of(after) if after else _NOWHERE
-        gone = old - new
-        for place in gone:
-            self.unlog(place)
+        new = places_of(after)
         for place in new - old:
             self.log(place, name)
-        if gone:
+        if gone := old - new:
+            for place in gone:
+                self.unlog(place)
             self._keep_end(gone, new)
+
+    def _unlog_all(self, entry: Entry) -> None:
+        places = places_of(entry)
+        for place in places:
+            self.unlog(place)
+        self._keep_end(places, _NOWHERE)
 
     def _keep_end(self, gone: frozenset[Stamp], new: frozenset[Stamp]) -> None:
         """Remember the last own place that goes, where no later one takes its place."""
@@ -178,7 +182,7 @@ class Rows(ABC):
 
     def bury(self, name: bytes, stored: Stored) -> None:
         """Forget what is stored under *name*, but for its note of a deadline."""
-        self._move(name, stored.entry, None)
+        self._unlog_all(stored.entry)
         self.erase(name)
 
     def drop(self, name: bytes, stored: Stored) -> None:
@@ -242,10 +246,10 @@ _TWO_TIMES = struct.Struct(">QQ")
 _NO_TIMES = bytes(_TWO_TIMES.size)
 
 
-def _stands(place: Stamp, replica: Replica) -> bool:
-    """Tell whether *place* is one of those of *replica*."""
-    mark = replica.seen.get(place.origin)
-    return (mark is not None and mark.time == place.time) or replica.times.stamp == place
+def _stands(time: int, origin: Origin, replica: Replica) -> bool:
+    """Tell whether that is one of the places of *replica*."""
+    mark = replica.seen.get(origin)
+    return (mark is not None and mark.time == time) or replica.times.stamp == (time, origin)
 
 
 def sweep(rows: Rows, until_ms: int, limit: int) -> int:
