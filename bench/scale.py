@@ -120,14 +120,15 @@ def _rules(hosts: tuple[int, ...], sessions: int) -> Units:
             with in_memory() as place:
                 units[number, copies] = unit_of(place, number, copies, sessions)
     writes = "ships a write, µs", "of fifty", "stores one, µs", "of fifty"
-    heads = "hosts, copies", *writes, "at rest, ms/s", "without sessions", "a death, µs"
+    looks = "asks for a session, µs", "is asked, µs"
+    heads = "hosts, copies", *writes, *looks, "at rest, ms/s", "without sessions", "a death, µs"
     table(heads, [(_name(*what), *_cells(unit)) for what, unit in units.items()])
     say("A death: for each session on this host, what follows where the others turn out to have all copies already.")
     return units
 
 
 def _cells(unit: Unit) -> tuple[str, ...]:
-    writes = (unit.sends, unit.sends_many, unit.stores, unit.stores_many)
+    writes = (unit.sends, unit.sends_many, unit.stores, unit.stores_many, unit.asks, unit.serves)
     rests = (unit.rest / 1000, unit.rest_empty / 1000)
     return (*(f"{one:.0f}" for one in writes), *(f"{one:.1f}" for one in rests), f"{unit.lost:.0f}")
 
@@ -200,16 +201,20 @@ def _network(hosts: tuple[int, ...], number: int) -> Traffics:
             one.start()
             one.fill(40)
             counts[each, copies] = Counted(quiet(one, 2), writing(one, number), visiting(one, number))
-    rest = "notes, a host, KB/s", "pings, a host, KB/s", "digests, a host, KB/s", "at rest, all hosts, MB/s"
+    _say_counts(counts)
+    return counts
+
+
+def _say_counts(counts: Traffics) -> None:
+    rest = "notes, a host, KB/s", "pings, a host, KB/s", "digests, a host, KB/s", "at rest, all hosts, KB/s"
     heads = "hosts, copies", "messages a write", "bytes a write", *rest
     table(heads, [(_name(*what), *_counts(one)) for what, one in counts.items()])
-    return counts
 
 
 def _counts(one: Counted) -> tuple[str, ...]:
     write, kilobytes = one.writing.write, (one.writing.notes, one.quiet.pings, one.quiet.digests)
     sizes = [f"{traffic.bytes / 1000:.1f}" for traffic in kilobytes]
-    return f"{write.messages:.1f}", f"{write.bytes:.0f}", *sizes, f"{one.quiet.cluster.bytes / 1e6:.2f}"
+    return f"{write.messages:.1f}", f"{write.bytes:.0f}", *sizes, f"{one.quiet.cluster.bytes / 1000:.1f}"
 
 
 def _visits(counts: Traffics) -> None:
@@ -237,7 +242,7 @@ def _faults(hosts: tuple[int, ...]) -> dict[int, Moving]:
         known, came = joining(one, names_of(number)[-1])
         times = gone.killed, gone.silent, gone.dead, known
         ends.append((str(number), *(f"{one:.3f}" for one in times), *_moved(gone.moving), *_moved(came)))
-        moves[number] = came
+        moves[number] = gone.moving
     heads = "killed: suspect after, s", "silent: suspect after, s", "dead after, s", "a new one is known after, s"
     moved = [f"{what}: {cell}" for what in ("dies", "joins") for cell in ("bytes a copy", "to find them, KB", "s")]
     table(("hosts", *heads, *moved), ends)
@@ -322,6 +327,7 @@ def _units(found: Found, hosts: int, copies: int | None, real: scale_model.Measu
         sends=unit.sends + answers * socket,
         stores=unit.stores + 2 * socket,
         both_many=unit.sends_many + (answers // 2) * unit.stores_many + 2 * answers * socket / WRITES,
+        asked=unit.asks + unit.serves + 6 * socket,  # two messages to another host and back, and two with the worker
         asked_read=counted.visiting.read.bytes,
         asked_write=counted.visiting.write.bytes,
         rest=counted.quiet.cluster.bytes / hosts,

@@ -21,7 +21,7 @@ from bench.sessions import Records, key_of
 from sojourn.cluster import wire
 from sojourn.cluster.effects import Effect, Send
 from sojourn.cluster.host import rules_of
-from sojourn.cluster.local import Await
+from sojourn.cluster.local import Await, Forward
 from sojourn.cluster.node import Node
 from sojourn.cluster.settings import Settings
 from sojourn.core.ops import Written
@@ -94,6 +94,7 @@ class Played:
         self.spent = Spent()
         self.node = Node(self.settings, self.tables, self.now, os.urandom)
         self.records = Records(2048)
+        self._elsewhere = msgspec.to_builtins(self.records.make(0, LIFE), builtin_types=(bytes,))
         self._decoders: dict[int, wire.Frames] = {}
         self._unanswered: deque[tuple[int, wire.Message]] = deque()
         self._answering = False
@@ -141,6 +142,14 @@ class Played:
             self.hear(3, msgspec.structs.replace(piece, after=before.cursor))
             progress = self.node.host.known.get(self.writer.origin)
             check(progress == piece.progress, "what another host has written is stored")
+
+    def ask(self, key: bytes) -> None:
+        """Have a worker look at a session that is on other hosts only."""
+        self._run(partial(self.node.asked, 1, Forward(1, key, "load", (key,), 1000), self.now))
+
+    def serve(self, key: bytes) -> None:
+        """Have another host ask for a session that is here."""
+        self.hear(3, wire.Do(1, "load", (key,)))
 
     def fill_other(self, sessions: int) -> list[bytes]:
         """Have another host create sessions, and ship them."""
@@ -226,6 +235,8 @@ class Played:
                 return wire.Stored(message.origin, message.progress)
             case wire.Digests() if link % 2 == 0:
                 return wire.Digests({})
+            case wire.Do():
+                return wire.Did(message.number, self._elsewhere)
             case wire.Offer():
                 return wire.Lacks(message.number, ())
             case wire.Copies() if message.number and link % 2 == 0:
@@ -270,6 +281,10 @@ class Unit(NamedTuple):
     stores: float
     """A write that another host ships, alone."""
     stores_many: float
+    asks: float
+    """A look of a worker of this host at a session that is on others only; 0 where all is here."""
+    serves: float
+    """A look from another host."""
     rest: float
     """A second in which nobody writes, and the others ping."""
     rest_empty: float
@@ -287,15 +302,16 @@ def unit_of(path: Path, hosts: int, copies: int | None, sessions: int) -> Unit:
     try:
         played.meet()
         played.take()
-        played.pass_time(1.0)
-        empty = played.take().cpu
+        _pass(played, 10.0)  # in which everything is said once more
+        empty = played.take().cpu / 10
         keys, others = played.fill(sessions), played.fill_other(WRITES)
         _pass(played, 2.0)
         sends, sends_many = _alone(played, keys), _together(played, keys)
         stores, stores_many = _received(played, others)
-        _pass(played, 4.0)
-        rest = played.take().cpu / 4
-        return Unit(sends, sends_many, stores, stores_many, rest, empty, _lost(played, rest) / sessions)
+        asks, serves = _asked(played, keys)
+        _pass(played, 10.0)
+        rest = played.take().cpu / 10
+        return Unit(sends, sends_many, stores, stores_many, asks, serves, rest, empty, _lost(played, rest) / sessions)
     finally:
         played.close()
 
@@ -318,6 +334,17 @@ def _received(played: Played, keys: Sequence[bytes]) -> tuple[float, float]:
     for together in (False, True):
         played.receive(keys, together=together)
         costs.append(played.take().cpu / WRITES)
+    return costs[0], costs[1]
+
+
+def _asked(played: Played, keys: Sequence[bytes]) -> tuple[float, float]:
+    costs = [0.0, 0.0]
+    if played.settings.copies is not None:
+        away = [key for key in map(key_of, range(OTHERS)[: 100 * WRITES]) if not played.node.host.is_here(key)]
+        for place, (look, them) in enumerate(((played.ask, away), (played.serve, keys))):
+            for key in them[:WRITES]:
+                look(key)
+            costs[place] = played.take().cpu / WRITES
     return costs[0], costs[1]
 
 

@@ -44,6 +44,8 @@ class Units:
     """µs for a write that another host has made and sent."""
     both_many: float
     """µs of all agents together for a write, where there are so many that fifty share a frame."""
+    asked: float
+    """µs of both agents together for a question to another host, and its answer."""
     asked_read: float
     """Bytes for a visit that only reads, at a random host."""
     asked_write: float
@@ -75,6 +77,8 @@ class Costs:
     rest: float
     cpu_writes: float
     """Share of a core that the agent takes for writes."""
+    cpu_asking: float
+    """The same for visits that a balancer sends to any host."""
     cpu_rest: float
     """Share of a core that it takes when nobody writes."""
     most_writes: float
@@ -105,10 +109,12 @@ def derive(shop: Shop, copies: int | None, units: Units) -> Costs:
         storage=kept * units.session + tombstones,
         tombstones=tombstones,
         shipped=writes * units.write / shop.hosts,
-        asking=asked / shop.hosts,
+        asking=asked / shop.hosts if elsewhere else 0.0,
         elsewhere=elsewhere,
         rest=units.rest,
         cpu_writes=writes * cpu_each,
+        # A visit that writes asks twice: what there is, and to have it changed.
+        cpu_asking=shop.visits * (1 + shop.writes) * elsewhere * units.asked / shop.hosts / 1e6,
         cpu_rest=cpu_rest,
         most_writes=max(1 - cpu_rest, 0.0) / (units.both_many / shop.hosts / 1e6),
         lost=lost,
@@ -129,6 +135,7 @@ def rows(costs: dict[str, Costs]) -> Iterator[tuple[str, ...]]:
         "visits at any host that ask another": [f"{one.elsewhere:.0%}" for one in costs.values()],
         "a host sends for them": [f"{_size(one.asking)}/s" for one in costs.values()],
         "agent's core, for writes": [f"{one.cpu_writes:.0%}" for one in costs.values()],
+        "for visits at any host": [f"{one.cpu_asking:.0%}" for one in costs.values()],
         "agent's core, at rest": [f"{one.cpu_rest:.0%}" for one in costs.values()],
         "writes a second that fill the agents": [_rate(one.most_writes) for one in costs.values()],
         "copies to be made when a host dies": [f"{one.lost:,.0f}" for one in costs.values()],

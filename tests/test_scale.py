@@ -16,6 +16,7 @@ UNITS = Units(
     sends=100.0,
     stores=200.0,
     both_many=150.0,
+    asked=400.0,
     asked_read=2000.0,
     asked_write=4250.0,
     rest=1000.0,
@@ -79,6 +80,7 @@ def test_what_was_not_measured_is_said_so() -> None:
 def test_visits_at_any_host_ask_as_often_as_they_find_no_copy() -> None:
     costs = derive(SHOP, 2, UNITS)
     assert costs.elsewhere == pytest.approx(0.8)
+    assert costs.cpu_asking == pytest.approx(1000 * 1.2 * 0.8 * 400 / 10 / 1e6)
     assert costs.asking == pytest.approx(1000 * (0.8 * 2000 + 0.2 * 4000) / 10)
 
 

@@ -201,6 +201,7 @@ def test_a_bucket_with_very_many_names_goes_in_messages_of_a_bounded_size() -> N
     sender = pump.machines[NINE[0]].node
     into = sender.host.peers[NINE[1]].into
     assert into
+    sender.host.digests.clear()
     effects: list[Effect] = sender.received(into.number, wire.Digests({}, 0, 1024), pump.now)
     names = [one.message for one in effects if isinstance(one, Send) and isinstance(one.message, wire.Names)]
     assert [len(one.digests) for one in names] == [4096, 4096, 808]
@@ -215,6 +216,9 @@ def test_a_bucket_with_very_many_names_goes_in_messages_of_a_bounded_size() -> N
 
 def test_a_hello_has_room_for_every_host_however_many_lives_there_were() -> None:
     pump = cluster(*NINE[:2])
+    for name in pump.names:
+        pump.create(name, name, n="1")
+    pump.run(1)
     machine = pump.machines[NINE[0]]
     for number in range(1, 3001):
         origin = number.to_bytes(4, "big")

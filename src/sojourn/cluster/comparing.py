@@ -144,7 +144,9 @@ class Comparing:
         if round is None or not round.waiting or not 0 <= message.bucket < BUCKETS:
             return
         mine, theirs = self._mine(peer, round, message), message.digests
-        fetch = [name for name, digest in theirs.items() if mine.get(name) != digest]
+        # In a hurry both hosts compare, and each sends what the other lacks: what was fetched, too, would go over twice.
+        waits = round.urgent and self.host.members.me.ready
+        fetch = [] if waits else [name for name, digest in theirs.items() if mine.get(name) != digest]
         send = [name for name, digest in mine.items() if theirs.get(name) != digest]
         round.moved += len({*fetch, *send})
         for is_fetch, names in ((True, fetch), (False, send)):

@@ -22,8 +22,10 @@ class _Attempt:
     open: bool = False
     """Whether a stream is being opened, or is open."""
     tried: bool = False
-    since: float = 0.0
-    """When a host was let in last."""
+    let_in: bool = False
+    """Whether the stream has become one on which both have said hello."""
+    since: float = float("-inf")
+    """When this host was let in last."""
 
 
 class Dialing:
@@ -64,7 +66,8 @@ class Dialing:
     def greeted(self, name: str) -> None:
         """A host has let this one in."""
         attempt = self._attempts.setdefault(name, _Attempt(self.host.now))
-        attempt.open, attempt.tried, attempt.since = True, True, self.host.now
+        attempt.open = attempt.tried = attempt.let_in = True
+        attempt.since = self.host.now
 
     def failed(self, name: str, *, refused: bool = False) -> None:
         """A stream was not opened, or is gone: try again a little later, each time later than before, never in step."""
@@ -72,17 +75,24 @@ class Dialing:
         attempt.tried = True
         if self._is_open(name):
             return  # another attempt was luckier
-        if attempt.open and attempt.since and self.host.now - attempt.since > LATEST:
+        if attempt.let_in and not self._was_let_in_lately(attempt):
             attempt.delay = 0.0  # it was good for a while; one that breaks at once is tried less and less often
-        attempt.open = False
+        attempt.open = attempt.let_in = False
         attempt.delay = LATEST if refused else min(max(attempt.delay * 2, SOONEST), LATEST)
         jitter = int.from_bytes(self.host.random(2), "big") / 0xFFFF
         attempt.at = self.host.now + attempt.delay * (0.5 + jitter / 2)
 
     def soon(self, name: str) -> None:
-        """A host has dialed this one: it is there. An attempt from before may hang for long, and is not waited for."""
-        if (attempt := self._attempts.get(name)) and not self._is_open(name):
+        """A host has dialed this one: it is there. An attempt from before may hang for long, and is not waited for.
+
+        A stream that broke soon after the hello is no reason to hurry, or two hosts would drive each other on.
+        """
+        attempt = self._attempts.get(name)
+        if attempt and not self._is_open(name) and not self._was_let_in_lately(attempt):
             attempt.at, attempt.delay, attempt.open = self.host.now, 0.0, False
+
+    def _was_let_in_lately(self, attempt: _Attempt) -> bool:
+        return attempt.since + LATEST >= self.host.now
 
     def _is_open(self, name: str) -> bool:
         peer = self.host.peers.get(name)

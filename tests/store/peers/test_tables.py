@@ -198,10 +198,26 @@ def test_a_piece_is_cut_at_about_a_mebibyte(make: Maker) -> None:
 
 def test_a_session_at_two_places_of_one_log_travels_once(make: Maker) -> None:
     tables = make()
-    create(tables)
-    time = tables.perform("touch", (X, START + 1, START + 900, 1)).time
+    time = create(tables)
+    tables.perform("touch", (X, START + 1, START + 900, 1))
     assert len(logs(tables)[tables.origin]) == 2
     assert [change.time for change in tables.log(tables.origin, 0, 0, 9).changes] == [time]
+
+
+def test_a_write_is_given_where_it_stands_also_if_its_touch_goes_before_the_next_piece_is_read(make: Maker) -> None:
+    """Otherwise nobody would be given it: who read past its own place waited for the touch's, which is gone."""
+    here, there, reader = make(), make(), make()
+    create(here)
+    there.accept(here.copies([X]))
+    ship(here, reader)
+    update(here, a=b"paid")
+    create(here, a_key(9))
+    here.perform("touch", (X, START + 1, START + 900, 2))
+    ship(here, reader, limit=1, pieces=1)
+    there.perform("touch", (X, START + 2, START + 901, 1))
+    here.accept(there.copies([X]))
+    ship(here, reader)
+    assert values_of(reader) == {"a": b"paid", "b": b"2"}
 
 
 def test_the_log_of_a_dead_host_is_given_by_those_that_have_it(make: Maker) -> None:

@@ -5,13 +5,11 @@
            12   length of the floor, 2 bytes
            14   floor: what a browser has seen that is shown this copy (``replica.floor_of``)
                 frame: the record (``store.frame``), its values in the order of their keys
-                meta: MessagePack of the replica without its values; the stamps of these are one string of bytes,
-                12 for each in their order
+                meta: MessagePack of the replica without its values; first the stamps of these, in their order
 
-So a look is one lookup and one frame, as with ``local:``, and a write that leaves most values alone copies their stamps
-without a look at them. Numbers are big-endian. Copies that have seen the same writes are the same bytes on all hosts
-but for ``filed``, and for the frame of a retired session, which goes when its grace is over. The digest of a copy is
-that of its meta: a stamp stands for one value.
+So a look is one lookup and one frame, as with ``local:``. Numbers are big-endian. Copies that have seen the same writes
+are the same bytes on all hosts but for ``filed``, and for the frame of a retired session, which goes when its grace is
+over. The digest of a copy is that of its meta: a stamp stands for one value.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from sojourn.cluster.clock import ORIGIN_BYTES, TIME_BYTES, Origin, Stamp
+from sojourn.cluster.clock import Origin, Stamp
 from sojourn.cluster.replica import (
     MOST_REMOVED,
     Cell,
@@ -46,11 +44,12 @@ from sojourn.store import frame
 Entry: TypeAlias = Replica | Listing
 """What is kept under a name: under a private key a session, under a tag and a key an entry of the index."""
 
+Stamps: TypeAlias = list[Stamp] | msgspec.Raw
+"""Those of a session's values, in the order of their keys; or the bytes that say them."""
+
 FILED = 8
 _HEAD = struct.Struct(">QIH")
 _LISTING = struct.Struct(">QQ4sQ?")
-_STAMP = TIME_BYTES + ORIGIN_BYTES
-_LAST = (1 << 8 * TIME_BYTES) - 1
 
 
 class Stored(NamedTuple):
@@ -68,7 +67,21 @@ class Stored(NamedTuple):
 class _Meta(msgspec.Struct, array_like=True, gc=False):
     """A replica without its values."""
 
-    stamps: bytes
+    stamps: list[Stamp]
+    """Of the values, in the order of their keys."""
+    removed: dict[str, Stamp]
+    head: Head
+    times: Times
+    seen: dict[Origin, Mark]
+    retired: Retired | None
+    deleted: Deleted | None
+    forgotten: int
+
+
+class _Bare(msgspec.Struct, array_like=True, gc=False):
+    """A replica without its values, whose stamps are left as they are."""
+
+    stamps: msgspec.Raw
     removed: dict[str, Stamp]
     head: Head
     times: Times
@@ -80,6 +93,8 @@ class _Meta(msgspec.Struct, array_like=True, gc=False):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Meta).decode
+_decode_bare = msgspec.msgpack.Decoder(_Bare).decode
+_decode_stamps = msgspec.msgpack.Decoder(list[Stamp]).decode
 
 
 # -- sessions --------------------------------------------------------------------------------------------------
@@ -121,28 +136,16 @@ def unpack(key: bytes, data: bytes, cut: int = 0) -> Stored | None:
     if meta.removed:
         cells |= {name: Cell(stamp, None) for name, stamp in meta.removed.items()}
         cells = dict(sorted(cells.items()))
-    return Stored(_replica(cells, meta), filed, size > 0, whole)
+    replica = Replica(cells, meta.head, meta.times, meta.seen, meta.retired, meta.deleted, meta.forgotten)
+    return Stored(replica, filed, size > 0, whole)
 
 
-def _cells(values: Mapping[str, bytes], stamps: bytes, cut: int) -> dict[str, Cell]:
-    """Return the *values* with their *stamps*, of which many are the same: those that are later than *cut*."""
-    earliest = min(cut + 1, _LAST).to_bytes(TIME_BYTES, "big")
-    raws = [stamps[at : at + _STAMP] for at in range(0, len(stamps), _STAMP)]
-    later = {raw: _stamp(raw) for raw in set(raws) if raw >= earliest}
-    items = zip(raws, values.items(), strict=True)
-    return {name: Cell(later[raw], data) for raw, (name, data) in items if raw in later}
-
-
-def _stamp(raw: bytes) -> Stamp:
-    return Stamp(int.from_bytes(raw[:TIME_BYTES], "big"), raw[TIME_BYTES:])
-
-
-def _raw(stamp: Stamp) -> bytes:
-    return stamp.time.to_bytes(TIME_BYTES, "big") + stamp.origin
-
-
-def _replica(cells: dict[str, Cell], meta: _Meta) -> Replica:
-    return Replica(cells, meta.head, meta.times, meta.seen, meta.retired, meta.deleted, meta.forgotten)
+def _cells(values: Mapping[str, bytes], stamps: list[Stamp], cut: int) -> dict[str, Cell]:
+    """Return the *values* with their *stamps*: those that are later than *cut*."""
+    found = zip(values.items(), stamps, strict=True)
+    if not cut:
+        return {name: Cell(stamp, data) for (name, data), stamp in found}
+    return {name: Cell(stamp, data) for (name, data), stamp in found if stamp[0] > cut}
 
 
 def unpack_record(key: bytes, data: bytes) -> Record | None:
@@ -169,12 +172,12 @@ def meta_in(data: bytes) -> bytes:
 def meta_of(replica: Replica) -> bytes:
     """Return all of *replica* but its values."""
     cells = replica.cells
-    stamps = [time.to_bytes(TIME_BYTES, "big") + by for (time, by), data in cells.values() if data is not None]
+    stamps = [stamp for stamp, data in cells.values() if data is not None]
     removed = {key: cell.stamp for key, cell in cells.items() if cell.data is None} if len(stamps) < len(cells) else {}
-    return _pack_meta(b"".join(stamps), removed, replica)
+    return _pack_meta(stamps, removed, replica)
 
 
-def _pack_meta(stamps: bytes, removed: Mapping[str, Stamp], replica: Replica) -> bytes:
+def _pack_meta(stamps: Stamps, removed: Mapping[str, Stamp], replica: Replica) -> bytes:
     return _encode((stamps, removed, *replica[1:]))
 
 
@@ -188,7 +191,7 @@ class Outline(NamedTuple):
     """All of it but the cells."""
     filed: int
     frame: bytes
-    stamps: bytes
+    stamps: msgspec.Raw
     removed: Mapping[str, Stamp]
 
 
@@ -199,29 +202,32 @@ def outline(data: bytes, base: int) -> Outline | None:
     stored = data[start : start + size]
     if not size or frame.version(stored) != base:
         return None
-    meta = _decode(data[start + size :])
-    return None if meta.retired else Outline(_replica({}, meta), filed, stored, meta.stamps, meta.removed)
+    meta = _decode_bare(data[start + size :])
+    if meta.retired:
+        return None
+    replica = Replica({}, meta.head, meta.times, meta.seen, None, None, meta.forgotten)
+    return Outline(replica, filed, stored, meta.stamps, meta.removed)
 
 
 def begun(key: bytes, filed: int, after: Replica, record: Record, stamp: Stamp) -> bytes:
     """Return the bytes of a session that begins with *record*; *after* is its replica, which needs no cells."""
     values = dict(sorted(record.values.items()))
-    meta = _pack_meta(_raw(stamp) * len(values), {}, after)
+    meta = _pack_meta([stamp] * len(values), {}, after)
     return _join(filed, floor_of(after), frame.pack(key, record._replace(values=values)), meta)
 
 
-def restamped(before: Outline, values: Mapping[str, bytes], stamp: Stamp) -> bytes | None:
+def restamped(before: Outline, values: Mapping[str, bytes], stamp: Stamp) -> list[Stamp] | None:
     """Return the stamps after a write of *values*; None where there is more to do, as these have other keys."""
     stored = frame.peek(before.frame)
     if stored is None or list(stored) != list(values) or len(values) + len(before.removed) > MOST_REMOVED:
         return None
-    stamps = bytearray(before.stamps)
-    for at in compress(count(0, _STAMP), map(ne, values.values(), stored.values())):
-        stamps[at : at + _STAMP] = _raw(stamp)
-    return bytes(stamps)
+    stamps = _decode_stamps(before.stamps)
+    for number in compress(count(), map(ne, values.values(), stored.values())):
+        stamps[number] = stamp
+    return stamps
 
 
-def rewritten(filed: int, before: Outline, after: Replica, frame: bytes, stamps: bytes) -> bytes:
+def rewritten(filed: int, before: Outline, after: Replica, frame: bytes, stamps: Stamps) -> bytes:
     """Return the bytes of *before* with another frame and the *stamps* of its values; *after* needs no cells."""
     return _join(filed, floor_of(after), frame, _pack_meta(stamps, before.removed, after))
 

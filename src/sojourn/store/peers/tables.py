@@ -34,7 +34,7 @@ from sojourn.store import frame
 from sojourn.store.local.environment import Environment, Txn, environment_of, explain
 from sojourn.store.local.examination import examine
 from sojourn.store.peers import packing
-from sojourn.store.peers.packing import Outline, Stored
+from sojourn.store.peers.packing import Outline, Stamps, Stored
 from sojourn.store.peers.tables_base import BaseTables
 from sojourn.store.peers.tables_rows import Rows
 
@@ -137,7 +137,7 @@ class LmdbRows(Rows):
         self._read = key, len(data)
         return packing.outline(data, base)
 
-    def _patch(self, key: bytes, before: Outline, after: Replica, stamp: Stamp, frame: bytes, stamps: bytes) -> None:
+    def _patch(self, key: bytes, before: Outline, after: Replica, stamp: Stamp, frame: bytes, stamps: Stamps) -> None:
         self.move_written(key, before.replica, after, stamp)
         filed = self.refile(key, before.filed, after.keep_ms)
         self._keep(key, packing.rewritten(filed, before, after, frame, stamps))

@@ -26,7 +26,8 @@ _KEY = 32
 def piece(rows: Rows, origin: Origin, cursor: int, cut: int, limit: int, holds: Holds | None) -> Changes:
     """Return what stands in an origin's log after *cursor*; see ``Tables.log``.
 
-    A session that stands at two places of the log is given at the later one only.
+    A session that stands at two places of the piece is given at the first. The second may go before the next piece is
+    read, as a touch does that another host's touch overtakes; who had waited for it would have passed the first in vain.
     """
     changes: list[Change] = []
     size, at = 0, cursor
@@ -34,7 +35,7 @@ def piece(rows: Rows, origin: Origin, cursor: int, cut: int, limit: int, holds: 
         if len(changes) >= limit or size >= MOST or passed >= _PASSED * limit:
             return Changes(origin, cut, Progress(at, cut), tuple(changes), cursor)
         at = time
-        if (holds is None or holds(name)) and (change := _change(rows, name, origin, time, cut)):
+        if (holds is None or holds(name)) and (change := _change(rows, name, origin, cursor, time, cut)):
             changes.append(change)
             size += size_of(change)
     end = rows.end() if origin == rows.origin else max(rows.last(origin), rows.progress(origin).level)
@@ -42,7 +43,7 @@ def piece(rows: Rows, origin: Origin, cursor: int, cut: int, limit: int, holds: 
     return Changes(origin, cut, Progress(end, end), tuple(changes), cursor)
 
 
-def _change(rows: Rows, name: bytes, origin: Origin, time: int, cut: int) -> Change | None:
+def _change(rows: Rows, name: bytes, origin: Origin, cursor: int, time: int, cut: int) -> Change | None:
     stored = rows.get(name, cut)
     if stored is None:
         return None  # it cannot be read, of which the log says more
@@ -50,8 +51,9 @@ def _change(rows: Rows, name: bytes, origin: Origin, time: int, cut: int) -> Cha
     if isinstance(entry, Listing):
         return Change(name, time, True, None, entry)
     mark, touch = entry.seen.get(origin), entry.times.stamp
-    if time != max(mark.time if mark else 0, touch.time if touch.origin == origin else 0):
-        return None
+    places = (mark.time if mark else 0, touch.time if touch.origin == origin else 0)
+    if time != min(place for place in places if place > cursor):
+        return None  # given already, as of the same moment
     delta = since(entry, cut)
     return Change(name, time, stored.whole and delta is entry, delta)
 
