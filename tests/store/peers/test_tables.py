@@ -214,6 +214,8 @@ def test_a_write_is_given_where_it_stands_also_if_its_touch_goes_before_the_next
     create(here, a_key(9))
     here.perform("touch", (X, START + 1, START + 900, 2))
     ship(here, reader, limit=1, pieces=1)
+    for number in range(20, 40):  # so that its touch is the later one
+        create(there, a_key(number))
     there.perform("touch", (X, START + 2, START + 901, 1))
     here.accept(there.copies([X]))
     ship(here, reader)
