@@ -145,6 +145,52 @@ def test_the_same_life_goes_on_after_a_restart_and_another_begins_after_a_wipe(p
     assert list(host.progress()) == [host.origin]
 
 
+def test_a_store_that_was_put_back_goes_on_under_another_name_and_is_told_what_it_had_lost(place: Path) -> None:
+    """New writes in the old name would claim those that a backup lacks, and that other hosts have."""
+    host, other = a_host(place), a_host(place.parent / "other")
+    fill(host, 1)
+    host.close()
+    shutil.copytree(place, place.parent / "backup")
+    origin = host.origin
+    found = host.load(a_key(0))
+    assert found
+    lost = found._replace(values={"paid": b"yes"}, version=found.version + 1, seen=b"")
+    assert host.perform("update", (a_key(0), lost, found.version)).answer is Written.DONE
+    ship(host, other)
+    host.close()
+    shutil.rmtree(place)
+    shutil.copytree(place.parent / "backup", place)
+    assert host.origin != origin
+    level = host.progress()[origin].level
+    assert level < other.progress()[origin].level
+    after = found._replace(values={**found.values, "new": b"1"}, version=found.version + 1, seen=b"")
+    assert host.perform("update", (a_key(0), after, found.version)).answer is Written.DONE
+    host.accept(other.copies([name for _, name in logs(other)[origin]]))
+    ship(host, other)
+    assert dump(host) == dump(other)
+    told = host.load(a_key(0))
+    assert told
+    assert told.values["paid"] == b"yes"
+    assert told.values["new"] == b"1"
+    assert told.version > lost.version
+
+
+def test_a_store_that_stays_where_it_is_keeps_its_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = a_host(place)
+    fill(host, 1)
+    origin, end = host.origin, host.progress()
+    host.close()
+    assert host.origin == origin
+    host.close()
+    monkeypatch.setattr(tables, "_place_of", lambda path: b"after another boot")
+    assert host.origin != origin
+    assert host.progress()[origin] == end[origin]
+    host.close()
+    again = host.origin
+    host.close()
+    assert host.origin == again
+
+
 def test_a_directory_of_another_store_or_version_is_refused(place: Path) -> None:
     local = LocalStore(place, sync=False, max_size=SIZE)
     local.create(a_key(), a_record())

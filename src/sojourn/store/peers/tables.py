@@ -4,8 +4,8 @@
     principals  tag (32), key (32)  -> filed (8), time (8), origin (4), end (8), whether it is listed (1)
     deadlines   time (8), name      -> nothing
     log         origin (4), time (8) -> name
-    meta        ``format``, ``origin``, ``view``; ``clock``: the latest time known, where the own log ended (8 each);
-                ``progress`` and an origin: cursor, level (8 each)
+    meta        ``format``, ``origin``, ``place``, ``view``; ``clock``: the latest time known, where the own log ended
+                (8 each); ``progress`` and an origin: cursor, level (8 each)
 
 A name is a private key, or a tag and a private key. Times in ``deadlines`` are milliseconds, those of logs hybrid.
 Numbers are big-endian, so that the order of bytes is the order of time. Every method is one transaction or several of
@@ -33,6 +33,7 @@ from sojourn.errors import ConfigurationError, StoreUnavailable
 from sojourn.store import frame
 from sojourn.store.local.environment import Environment, Txn, environment_of, explain
 from sojourn.store.local.examination import examine
+from sojourn.store.local.files import DATA
 from sojourn.store.peers import packing
 from sojourn.store.peers.packing import Outline, Stamps, Stored
 from sojourn.store.peers.tables_base import BaseTables
@@ -43,7 +44,7 @@ T = TypeVar("T")
 DATABASES = (b"records", b"principals", b"deadlines", b"log", b"meta")
 FORMAT = b"1"
 MAX_SIZE = 64 << 30  # bytes of address space; the file grows as it fills
-_FORMAT, _ORIGIN = b"format", b"origin"
+_FORMAT, _ORIGIN, _PLACE = b"format", b"origin", b"place"
 _KEY = 32
 _LAST = b"\xff" * TIME_BYTES
 _NOTHING = Replica()
@@ -339,29 +340,50 @@ class HostTables(BaseTables):
         return env
 
     def _begin(self, env: Environment) -> Origin:
-        """Return the origin of what is stored, which begins here where there is nothing."""
+        """Return the origin of what is stored; another begins where there is nothing, or it lies where it did not."""
+        where = _place_of(self.path)
         with env.reading, env.lmdb.begin() as txn:
-            begun = txn.get(_ORIGIN, db=env.meta)
-        if begun is None:
-            with env.writing, env.lmdb.begin(write=True) as txn:
-                if txn.get(_ORIGIN, db=env.meta) is None:
-                    _name_life(txn, env, self._random(ORIGIN_BYTES))
-        with env.reading, env.lmdb.begin() as txn:
-            origin, format = txn.get(_ORIGIN, db=env.meta), txn.get(_FORMAT, db=env.meta)
-        if format != FORMAT or origin is None:
+            begun, format, place = (txn.get(note, db=env.meta) for note in (_ORIGIN, _FORMAT, _PLACE))
+        if begun is not None and format != FORMAT:
             raise ConfigurationError(
                 f"it has format {format!r}, and this is for {FORMAT!r}; run the version that wrote it, or name another"
             )
-        return origin
+        if begun is not None and place == where:
+            return begun
+        with env.writing, env.lmdb.begin(write=True) as txn:
+            return _begin_life(txn, env, self._random(ORIGIN_BYTES), where)
 
     def _fail(self, error: Exception) -> NoReturn:
         words = explain(error, self.max_size)
         raise StoreUnavailable(f"the sessions in {self.path} cannot be reached: {words}") from error
 
 
-def _name_life(txn: Txn, env: Environment, origin: Origin) -> None:
-    """Begin a life of the storage. Raises ConfigurationError where another kind of store keeps its sessions there."""
-    if txn.stat(env.records)["entries"]:
+def _begin_life(txn: Txn, env: Environment, origin: Origin, where: bytes) -> Origin:
+    """Begin a life of the storage, unless another process just did; return its origin.
+
+    A disk that a power cut, a restored backup or a copied machine took back to an earlier state has lost writes that
+    other hosts know. New ones in the same name would claim them. So they get another name, and the log of the former
+    life is completed from the others like that of a host which is gone. Raises ConfigurationError where another kind of
+    store keeps its sessions there.
+    """
+    before = txn.get(_ORIGIN, db=env.meta)
+    if before is None and txn.stat(env.records)["entries"]:
         raise ConfigurationError("its sessions are of a local: store; give peers: a directory of its own")
+    if before is not None:
+        if txn.get(_PLACE, db=env.meta) == where:
+            return before
+        LmdbRows(txn, env, before, 0, 0).end_life()
     txn.put(_ORIGIN, origin, db=env.meta)
     txn.put(_FORMAT, FORMAT, db=env.meta)
+    txn.put(_PLACE, where, db=env.meta)
+    return origin
+
+
+def _place_of(path: Path) -> bytes:
+    """Return what changes with each boot of the machine, and where the file of the sessions is put back."""
+    found = os.stat(path / DATA)
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:  # other systems do not tell
+        boot = b""
+    return b"%b %d %d" % (boot, found.st_dev, found.st_ino)

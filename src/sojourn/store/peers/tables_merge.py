@@ -27,7 +27,8 @@ def piece(rows: Rows, origin: Origin, cursor: int, cut: int, limit: int, holds: 
     """Return what stands in an origin's log after *cursor*; see ``Tables.log``.
 
     A session that stands at two places of the piece is given at the first. The second may go before the next piece is
-    read, as a touch does that another host's touch overtakes; who had waited for it would have passed the first in vain.
+    read, as a touch does that another host's touch overtakes; who had waited for it would have passed the first in
+    vain.
     """
     changes: list[Change] = []
     size, at = 0, cursor
@@ -158,7 +159,10 @@ def check(changes: Collection[Change], now_ms: int) -> int:
         else:
             raise ValueError("a change of nothing, which cannot be")
     if milliseconds(latest) > now_ms + AHEAD:
-        raise ValueError("a stamp more than a day ahead of this host's clock; set the clocks of both hosts right")
+        raise ValueError(
+            "a stamp more than a day ahead of this host's clock: set the clocks of both hosts right, and if theirs was "
+            "ahead when it wrote, empty its directory: what it had stamped stays ahead"
+        )
     return latest
 
 

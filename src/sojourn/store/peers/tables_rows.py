@@ -210,6 +210,12 @@ class Rows(ABC):
             self._clocks = clocks
             self.put_note(_CLOCK, _TWO_TIMES.pack(*clocks))
 
+    def end_life(self) -> None:
+        """Make the own log that of another host: it ends here, and what it has elsewhere is missing."""
+        end, known = self.end(), self._read_clocks()[0]
+        self.put_note(_PROGRESS + self.origin, _TWO_TIMES.pack(end, end))
+        self.put_note(_CLOCK, _TWO_TIMES.pack(max(known, end), 0))
+
     def _read_clocks(self) -> tuple[int, int]:
         if self._clocks is None:
             self._clocks = _TWO_TIMES.unpack(self.note(_CLOCK) or _NO_TIMES)
