@@ -144,7 +144,7 @@ class Comparing:
         if round is None or not round.waiting or not 0 <= message.bucket < BUCKETS:
             return
         mine, theirs = self._mine(peer, round, message), message.digests
-        # In a hurry both hosts compare, and each sends what the other lacks: what was fetched, too, would go over twice.
+        # In a hurry both hosts compare and send what the other lacks: if they fetched as well, all would go over twice.
         waits = round.urgent and self.host.members.me.ready
         fetch = [] if waits else [name for name, digest in theirs.items() if mine.get(name) != digest]
         send = [name for name, digest in mine.items() if theirs.get(name) != digest]

@@ -23,7 +23,8 @@ from sojourn.core.ops import Written
 from sojourn.errors import StoreUnavailable
 
 MOST_OPEN = 8192
-LOADED = 65_536  # keys of which it is remembered where they were loaded from
+LOADED = 65_536  # keys, by worker, of which it is remembered where they were loaded from
+ANY, SEVERAL = -1, ""  # a worker's number, and a host's name, that nobody has
 
 READS = frozenset({"load", "load_many", "find", "scan"})
 TWICE_IS_ONCE = READS | {"enlist", "delist"}
@@ -85,11 +86,11 @@ class Forwarding:
         if named := self._named(request.key):
             return [named] if host.reachable(named) else []
         if self._names_a_version(request):
-            shown = self._loaded.get((worker, request.key))
+            shown = self._shown_by(worker, request.key)
             return [shown] if shown and host.reachable(shown) else []
         names = host.owners(request.key) if request.key else sorted(host.members.placed())
         there = [name for name in names if name != host.me and host.reachable(name)]
-        before = self._loaded.get((worker, request.key))
+        before = self._shown_by(worker, request.key)
         return sorted(there, key=lambda name: (not host.members.is_ready(name), name != before))
 
     def _named(self, key: bytes) -> str | None:
@@ -145,10 +146,17 @@ class Forwarding:
             self._end(errand, message.answer, message.failed)
 
     def _remember(self, worker: int, key: bytes, name: str) -> None:
-        self._loaded[worker, key] = name
-        self._loaded.move_to_end((worker, key))
-        if len(self._loaded) > LOADED:
+        """Note who showed a session to a worker, and to any: the threads of one may change their connections."""
+        any_before = self._loaded.get((ANY, key), name)
+        for place, shown in (((worker, key), name), ((ANY, key), name if any_before == name else SEVERAL)):
+            self._loaded[place] = shown
+            self._loaded.move_to_end(place)
+        while len(self._loaded) > LOADED:
             self._loaded.popitem(last=False)
+
+    def _shown_by(self, worker: int, key: bytes) -> str | None:
+        """Return who showed a session to a worker; if nobody did to this one, the only one who did to any."""
+        return self._loaded.get((worker, key)) or self._loaded.get((ANY, key))
 
     def _lost(self, errand: _Errand, name: str) -> None:
         request = errand.request

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 from tests.store.peers.harness import CAPABILITIES, Hosts, peers_harness
 
-from sojourn.core.capability import Batched
+from sojourn.core.capability import Batched, Floored, is_able
 from sojourn.drive import StorePair
 from sojourn.testing import StoreHarness, session_contract
 from sojourn.testing.capability_contract import CAPABILITY_STORIES, capabilities_of, stories_for
@@ -64,4 +64,6 @@ def test_sessions_keep_their_promise(harness: AbstractContextManager[StoreHarnes
 
 def test_both_colours_can_do_the_same(place: tuple[Hosts, bool]) -> None:
     pair: StorePair = place[0][0].pair
-    assert capabilities_of(pair.blocking) == capabilities_of(pair.loop) == CAPABILITIES
+    assert capabilities_of(pair.blocking) == capabilities_of(pair.loop) == CAPABILITIES - {Floored}
+    assert is_able(pair.blocking, Floored)
+    assert is_able(pair.loop, Floored)

@@ -216,15 +216,18 @@ def begun(key: bytes, filed: int, after: Replica, record: Record, stamp: Stamp) 
     return _join(filed, floor_of(after), frame.pack(key, record._replace(values=values)), meta)
 
 
-def restamped(before: Outline, values: Mapping[str, bytes], stamp: Stamp) -> list[Stamp] | None:
-    """Return the stamps after a write of *values*; None where there is more to do, as these have other keys."""
+def restamped(
+    before: Outline, values: Mapping[str, bytes], stamp: Stamp
+) -> tuple[Mapping[str, bytes], list[Stamp]] | None:
+    """Return *values* in order, and their stamps after a write of them; None where there is more to do, as to keys."""
     stored = frame.peek(before.frame)
-    if stored is None or list(stored) != list(values) or len(values) + len(before.removed) > MOST_REMOVED:
+    if stored is None or stored.keys() != values.keys() or len(values) + len(before.removed) > MOST_REMOVED:
         return None
+    ordered = {key: values[key] for key in stored}
     stamps = _decode_stamps(before.stamps)
-    for number in compress(count(), map(ne, values.values(), stored.values())):
+    for number in compress(count(), map(ne, ordered.values(), stored.values())):
         stamps[number] = stamp
-    return stamps
+    return ordered, stamps
 
 
 def rewritten(filed: int, before: Outline, after: Replica, frame: bytes, stamps: Stamps) -> bytes:

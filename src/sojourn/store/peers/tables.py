@@ -113,11 +113,12 @@ class LmdbRows(Rows):
         if before is None or record.retired or record.version <= base:
             return None
         stamp = self.stamp()
-        stamps = packing.restamped(before, record.values, stamp)
-        if stamps is None:
+        restamped = packing.restamped(before, record.values, stamp)
+        if restamped is None:
             return None
+        values, stamps = restamped
         after = rewritten(before.replica, record, stamp, base)
-        self._patch(key, before, after, stamp, frame.pack(key, record), stamps)
+        self._patch(key, before, after, stamp, frame.pack(key, record._replace(values=values)), stamps)
         return stamp
 
     def retime(self, key: bytes, accessed_ms: int, expires_ms: int, base: int) -> Stamp | None:
