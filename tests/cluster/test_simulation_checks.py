@@ -129,6 +129,23 @@ def test_what_a_browser_was_shown_counts_although_another_wrote_it() -> None:
     assert story.broken() == {"never older"}
 
 
+@pytest.mark.parametrize("does", ["logout", "read"])
+def test_a_login_under_which_somebody_else_logs_out_goes_on_without_the_values(does: str) -> None:
+    story = Forged()
+    first = story.write(1, "a", None, "s")
+    story.read(2, "a", "s", reads={"x": first})
+    login = story.send(2, "a", "login", "s", y=1)
+    meanwhile = story.send(1, "b", does, "s")
+    story.answer(
+        meanwhile, None if does == "logout" else "s", found=True, reads={"x": first}, ended=does == "logout", hosts=1
+    )
+    story.answer(login, "t", found=True, reads={"x": first}, wrote=True, ended=True, hosts=1)
+    story.read(2, "a", "t", reads={"y": login})
+    story.finally_("s", {}, "ended" if does == "logout" else "retired")
+    story.finally_("t", {"y": login})
+    assert story.broken() == (set() if does == "logout" else {"never older"})
+
+
 def test_a_session_that_nobody_ended_must_be_found() -> None:
     story = Forged()
     first = story.write(1, "a", None, "s")

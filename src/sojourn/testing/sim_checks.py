@@ -213,11 +213,26 @@ def _is_disturbed(known: Known, sent: Sent, until: float) -> bool:
     """Tell whether somebody else changed the session's id: what was written to the old one meanwhile may be lost."""
     assert sent.session
     for other in known.endings(sent.session):
-        if other.does == "logout" or other.at > until or other.request == sent.request:
+        if other.at > until or other.request == sent.request:
+            continue
+        if other.does == "logout":
+            if _is_under_a_login(known, other):
+                return True
             continue
         answer = known.answered.get(other.request)
         if other.client != sent.client or not (answer and answer.ok):
             return True
+    return False
+
+
+def _is_under_a_login(known: Known, logout: Sent) -> bool:
+    """Tell whether somebody else logged in on a session while it was ended: that login goes on without its values."""
+    ended = known.answered.get(logout.request)
+    for login in known.sent.values():
+        if login.does == "login" and login.session == logout.session and login.client != logout.client:
+            answer = known.answered.get(login.request)
+            if (answer is None or answer.at >= logout.at) and (ended is None or ended.at >= login.at):
+                return True
     return False
 
 
