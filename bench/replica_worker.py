@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from itertools import count, islice
 from typing import Any
 
 from bench.rounds import check
@@ -33,8 +34,10 @@ def main() -> None:
 
 
 async def _work(url: str, sessions: int, tasks: int, rate: float, seconds: float) -> dict[str, Any]:
-    store: Any = getattr(connect(url), "loop")  # noqa: B009  (a pair of stores)
-    visitors = [await _visitor(store, number) for number in range(sessions)]
+    pair: Any = connect(url)
+    store = pair.loop
+    own = (key for key in map(_key, count()) if pair.places(key))  # a manager draws ids that its host keeps, too
+    visitors = [await _visitor(store, key, number) for number, key in enumerate(islice(own, sessions))]
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     took: list[int] = []
@@ -67,8 +70,11 @@ class Visitor:
         self.record = after
 
 
-async def _visitor(store: Any, number: int) -> Visitor:
-    key = hashlib.sha256(b"%d of %d" % (number, os.getpid())).digest()
+def _key(number: int) -> bytes:
+    return hashlib.sha256(b"%d of %d" % (number, os.getpid())).digest()
+
+
+async def _visitor(store: Any, key: bytes, number: int) -> Visitor:
     now = time.time()
     record = _records.make(number, NOW)._replace(created_at=now, accessed_at=now, expires_at=now + LIFE)
     check(await store.create(key, record) is Written.DONE, "a session begins")
