@@ -132,20 +132,6 @@ def updated(stored: Replica, record: Record, stamp: Stamp, base: int, keep_ms: i
     return _written(stored, record, stamp, max(1, record.version - base), keep_ms)
 
 
-def rewritten(outline: Replica, record: Record, stamp: Stamp, base: int) -> Replica:
-    """Return what ``updated`` makes of all but the cells, where no key comes or goes and nothing has ended.
-
-    So a storage need not make cells of values that it has in another form.
-    """
-    return Replica(
-        outline.cells,
-        _head(outline.head, record, stamp),
-        Times(stamp, _ms(record.accessed_at), _ms(record.expires_at)),
-        _seen(outline, stamp, max(1, record.version - base)),
-        forgotten=outline.forgotten,
-    )
-
-
 def _written(stored: Replica, record: Record, stamp: Stamp, count: int, keep_ms: int) -> Replica:
     times = Times(stamp, _ms(record.accessed_at), _ms(record.expires_at))
     retired = Retired(stamp, times.expires_ms, keep_ms, record.successor) if record.retired else stored.retired
@@ -331,7 +317,7 @@ def received(stored: Replica, delta: Replica, origin: Origin, cut: int, follows:
         mine = stored.seen.get(writer, _NO_MARK)
         if mark.time <= max(mine.time, cut):
             continue
-        if mine.time < cut and mark.writes - mine.writes > 1 and not (follows and writer == origin):
+        if _may_lack(mine, mark, cut, follows and writer == origin):
             return None
         marks[writer] = mark
     # That a key is not in a delta says nothing, so what it has forgotten does not hold while they are merged.
@@ -342,6 +328,29 @@ def received(stored: Replica, delta: Replica, origin: Origin, cut: int, follows:
 
 
 _NO_MARK = Mark()
+
+
+def succeeds(seen: Mapping[Origin, Mark], delta: Replica, origin: Origin, cut: int, follows: bool = True) -> bool:
+    """Tell whether a *delta* fits on a copy that contains what *seen* says, and whoever wrote it had seen all of that.
+
+    Then the copy contains afterwards what the delta says, the cells of the delta are what has changed, and nothing
+    conflicts with them. Otherwise see ``received``, with which this agrees.
+    """
+    marks = delta.seen
+    if not seen.keys() <= marks.keys():
+        return False
+    for writer, mark in marks.items():
+        mine = seen.get(writer, _NO_MARK)
+        if mark != mine and (
+            mark < mine or mark.time <= cut or _may_lack(mine, mark, cut, follows and writer == origin)
+        ):
+            return False
+    return True
+
+
+def _may_lack(mine: Mark, mark: Mark, cut: int, follows: bool) -> bool:
+    """Tell whether a delta with that *cut* may lack a write that lies between two marks of one writer."""
+    return mine.time < cut and mark.writes - mine.writes > 1 and not follows
 
 
 def conflicts(stored: Replica, delta: Replica) -> tuple[str, ...]:

@@ -41,7 +41,9 @@ _BODY_AT = _HEADER.size
 _log = logging.getLogger("sojourn.store")
 
 
-class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What stores never open, as it lies in a frame."""
+
     created_ms: int
     principal: str | None
     cookie_age: int | None
@@ -50,49 +52,63 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Body).decode
+_decode = msgspec.msgpack.Decoder(Body).decode
 
 
 def pack(key: bytes, record: Record) -> bytes:
     """Return *record* as the bytes to keep under *key*."""
     values = record.values if type(record.values) is dict else dict(record.values)
-    body = _encode(_Body(to_ms(record.created_at), record.principal, record.cookie_age, record.successor, values))
-    head = _HEAD.pack(FORMAT, RETIRED if record.retired else 0, record.version)
-    times = pack_times(record.accessed_at, record.expires_at)
-    return head + times + _check(key, head, body) + body
+    body = Body(to_ms(record.created_at), record.principal, record.cookie_age, record.successor, values)
+    times = to_ms(record.accessed_at), to_ms(record.expires_at)
+    return join(key, record.version, *times, body, RETIRED if record.retired else 0)
 
 
-def unpack(key: bytes, data: bytes) -> Record | None:
+def join(key: bytes, version: int, accessed_ms: int, expires_ms: int, body: Body, flags: int = 0) -> bytes:
+    """Return the bytes to keep under *key* of a record in parts."""
+    head, packed = _HEAD.pack(FORMAT, flags, version), _encode(body)
+    return head + _TIMES.pack(accessed_ms, expires_ms) + _check(key, head, packed) + packed
+
+
+def unpack(key: bytes, data: bytes, seen: bytes = b"") -> Record | None:
     """Return the record that *data* holds, or None where it does not belong to *key* or is damaged.
 
-    None makes the visitor anonymous. The log says so as an error, and the bytes stay where they are.
+    None makes the visitor anonymous. The log says so as an error, and the bytes stay where they are. *seen* is not in
+    the frame: what a browser sees with the record, where a store knows it.
     """
-    try:
-        format, flags, version, accessed, expires, check = _HEADER.unpack_from(data)
-        body = data[_BODY_AT:]
-        if format != FORMAT or not hmac.compare_digest(check, _check(key, data[:_TIMES_AT], body)):
-            raise ValueError("another format" if format != FORMAT else "damaged, or written under another key")
-        opened = _decode(body)
-    except (ValueError, struct.error, msgspec.MsgspecError) as error:
-        _log.error("session=%s has an unreadable record, which is left in place: %s", handle_of(key), error)
+    body = open_body(key, data)
+    if body is None:
         return None
+    _, flags, version, accessed, expires, _ = _HEADER.unpack_from(data)
     return Record(
-        opened.values,
-        opened.created_ms / 1000,
+        body.values,
+        body.created_ms / 1000,
         accessed / 1000,
         expires / 1000,
         version,
-        opened.principal,
-        opened.cookie_age,
+        body.principal,
+        body.cookie_age,
         bool(flags & RETIRED),
-        opened.successor,
+        body.successor,
+        seen,
     )
 
 
-def peek(data: bytes) -> dict[str, bytes] | None:
-    """Return the values in *data*, which nobody has checked: for a write that compares them with what replaces them."""
+def open_body(key: bytes, data: bytes) -> Body | None:
+    """Return what *data* holds beside the numbers in its header; None as in ``unpack``."""
     try:
-        return _decode(memoryview(data)[_BODY_AT:]).values
+        body = data[_BODY_AT:]
+        if data[0] != FORMAT or not hmac.compare_digest(data[_CHECK_AT:_BODY_AT], _check(key, data[:_TIMES_AT], body)):
+            raise ValueError("another format" if data[0] != FORMAT else "damaged, or written under another key")
+        return _decode(body)
+    except (ValueError, IndexError, msgspec.MsgspecError) as error:
+        _log.error("session=%s has an unreadable record, which is left in place: %s", handle_of(key), error)
+        return None
+
+
+def peek(data: bytes) -> Body | None:
+    """Return what *data* holds, which nobody has checked: for a write that compares it with what replaces it."""
+    try:
+        return _decode(memoryview(data)[_BODY_AT:])
     except (ValueError, msgspec.MsgspecError):
         return None
 
@@ -100,6 +116,14 @@ def peek(data: bytes) -> dict[str, bytes] | None:
 def version(data: bytes) -> int:
     """Return the record's version out of the header; 0, which no record has, where there is no header."""
     return int.from_bytes(data[2:_TIMES_AT], "big") if len(data) >= _BODY_AT and data[0] == FORMAT else 0
+
+
+def is_alive(data: bytes, base: int | None) -> bool:
+    """Tell, out of the header, whether the record is no tombstone, and has version *base* where that is not None."""
+    if len(data) < _BODY_AT:
+        return False
+    format, flags, version = _HEAD.unpack_from(data)
+    return format == FORMAT and not flags & RETIRED and base in (None, version)
 
 
 def expires_ms(data: bytes) -> int:

@@ -202,13 +202,13 @@ def test_a_directory_of_another_store_or_version_is_refused(place: Path) -> None
 
 
 def test_another_format_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "FORMAT", b"2")
+    monkeypatch.setattr(tables, "FORMAT", b"9")
     host = a_host(place)
     fill(host, 1)
     host.close()
     monkeypatch.undo()
     for work in (host.progress, lambda: host.load(a_key(0)), lambda: fill(host, 1)):
-        with pytest.raises(StoreUnavailable, match="format b'2', and this is for b'1'; run the version that wrote it"):
+        with pytest.raises(StoreUnavailable, match="format b'9', and this is for b'2'; run the version that wrote it"):
             work()
 
 
@@ -249,6 +249,34 @@ def test_a_damaged_session_is_nobodys_and_comes_back_from_another_host(
     assert host.perform("create", (key, a_record())).answer is Written.EXISTS
     assert {change.name for change in host.log(host.origin, 0, 0, 9).changes} == {a_key(0), a_key(2)}
     assert "unreadable record" in caplog.text
+    host.accept(other.copies([key]))
+    assert host.load(key) == other.load(key) != None  # noqa: E711
+    audit(host)
+
+
+@pytest.mark.parametrize("left", [0, 30, 70, 80])
+def test_a_copy_that_cannot_be_merged_is_replaced_by_another_hosts(
+    place: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    host, other = a_host(place), a_host(place.parent / "other")
+    fill(host, 3)
+    ship(host, other)
+    key, before = a_key(1), host.load(a_key(1))
+
+    def cut(rows: tables.LmdbRows) -> None:
+        data = rows._txn.get(key, db=rows._env.records) or b""
+        meta = packing.meta_in(data)
+        rows._txn.put(key, data.removesuffix(meta) + meta[:left], db=rows._env.records)
+
+    host.writing(cut)  # type: ignore[arg-type]
+    assert host.load(key) == before, "what a visitor is shown is not touched by it"
+    assert host.replica(key) is None
+    assert before
+    assert host.perform("update", (key, before._replace(version=2), 1)).answer is Written.GONE
+    assert "damaged copy" in caplog.text
+    other.perform("update", (key, before._replace(values={**before.values, "new": b"1"}, version=2), 1))
+    (change,) = other.log(other.origin, 0, host.progress()[host.origin].level, 9).changes
+    assert host.store(Changes(other.origin, 1, Progress(9, 9), (change._replace(complete=False),))).wanted == (key,)
     host.accept(other.copies([key]))
     assert host.load(key) == other.load(key) != None  # noqa: E711
     audit(host)

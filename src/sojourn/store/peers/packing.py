@@ -5,51 +5,49 @@
            12   length of the floor, 2 bytes
            14   floor: what a browser has seen that is shown this copy (``replica.floor_of``)
                 frame: the record (``store.frame``), its values in the order of their keys
-                meta: MessagePack of the replica without its values; first the stamps of these, in their order
+                meta: all of the replica but its values
 
-So a look is one lookup and one frame, as with ``local:``. Numbers are big-endian. Copies that have seen the same writes
-are the same bytes on all hosts but for ``filed``, and for the frame of a retired session, which goes when its grace is
-over. The digest of a copy is that of its meta: a stamp stands for one value.
+    meta    0   touch: origin (4) and time (8) of the last one; when it was and when the session expires (8, 8)
+           28   head: origin (4) and time (8) of the last write of what stands in ``_Rest``
+           40   forgotten (8); how many writers (2), removed keys (2), values (4)
+           56   writers: origin (4), time (8), writes (8) each, in the order of their origins
+                stamps of the values: origin (4), time (8) each, in their order
+                rest: MessagePack of ``_Rest``
+
+So a look is one lookup and one frame, as with ``local:``, and a write of a value changes some numbers at known places
+(``patching``). Numbers are big-endian. Copies that have seen the same writes are the same bytes on all hosts but for
+``filed``, and for the frame of a retired session, which goes when its grace is over. The digest of a copy is that of
+its meta: a stamp stands for one value.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 from collections.abc import Mapping
-from itertools import compress, count
-from operator import ne
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from sojourn.cluster.clock import Origin, Stamp
-from sojourn.cluster.replica import (
-    MOST_REMOVED,
-    Cell,
-    Deleted,
-    Head,
-    Mark,
-    Replica,
-    Retired,
-    Times,
-    floor_of,
-    positions,
-    to_record,
-)
+from sojourn.cluster.clock import ZERO, Origin, Stamp
+from sojourn.cluster.replica import Cell, Deleted, Head, Mark, Replica, Retired, Times, floor_of, positions, to_record
 from sojourn.cluster.wire import Listing
+from sojourn.core.ids import handle_of
 from sojourn.core.record import Record
 from sojourn.store import frame
 
 Entry: TypeAlias = Replica | Listing
 """What is kept under a name: under a private key a session, under a tag and a key an entry of the index."""
 
-Stamps: TypeAlias = list[Stamp] | msgspec.Raw
-"""Those of a session's values, in the order of their keys; or the bytes that say them."""
-
 FILED = 8
-_HEAD = struct.Struct(">QIH")
+HEAD = struct.Struct(">QIH")
+META = struct.Struct(">4sQQQ4sQQHHI")
+WRITER = struct.Struct(">4sQQ")
+STAMP = struct.Struct(">4sQ")
 _LISTING = struct.Struct(">QQ4sQ?")
+
+_log = logging.getLogger("sojourn.store")
 
 
 class Stored(NamedTuple):
@@ -64,37 +62,19 @@ class Stored(NamedTuple):
     """Whether the entry has all of its cells."""
 
 
-class _Meta(msgspec.Struct, array_like=True, gc=False):
-    """A replica without its values."""
+class _Rest(msgspec.Struct, array_like=True, gc=False):
+    """What a write of values leaves alone."""
 
-    stamps: list[Stamp]
-    """Of the values, in the order of their keys."""
+    created_ms: int
+    principal: str | None
+    cookie_age: int | None
     removed: dict[str, Stamp]
-    head: Head
-    times: Times
-    seen: dict[Origin, Mark]
     retired: Retired | None
     deleted: Deleted | None
-    forgotten: int
-
-
-class _Bare(msgspec.Struct, array_like=True, gc=False):
-    """A replica without its values, whose stamps are left as they are."""
-
-    stamps: msgspec.Raw
-    removed: dict[str, Stamp]
-    head: Head
-    times: Times
-    seen: dict[Origin, Mark]
-    retired: Retired | None
-    deleted: Deleted | None
-    forgotten: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Meta).decode
-_decode_bare = msgspec.msgpack.Decoder(_Bare).decode
-_decode_stamps = msgspec.msgpack.Decoder(list[Stamp]).decode
+_decode = msgspec.msgpack.Decoder(_Rest).decode
 
 
 # -- sessions --------------------------------------------------------------------------------------------------
@@ -105,13 +85,14 @@ def pack(key: bytes, stored: Stored) -> bytes:
     replica = stored.entry
     assert isinstance(replica, Replica)
     if not stored.shown:
-        return _join(stored.filed, floor_of(replica), b"", meta_of(replica))
+        return join(stored.filed, floor_of(replica), b"", meta_of(replica))
     record = to_record(replica)
-    return _join(stored.filed, record.seen, frame.pack(key, record), meta_of(replica))
+    return join(stored.filed, record.seen, frame.pack(key, record), meta_of(replica))
 
 
-def _join(filed: int, floor: bytes, data: bytes, meta: bytes) -> bytes:
-    return b"".join((_HEAD.pack(filed, len(data), len(floor)), floor, data, meta))
+def join(filed: int, floor: bytes, data: bytes, meta: bytes) -> bytes:
+    """Return the bytes to keep, out of their parts."""
+    return HEAD.pack(filed, len(data), len(floor)) + floor + data + meta
 
 
 def unpack(key: bytes, data: bytes, cut: int = 0) -> Stored | None:
@@ -119,24 +100,32 @@ def unpack(key: bytes, data: bytes, cut: int = 0) -> Stored | None:
 
     Where ``replica.since`` would leave out what is no later than *cut*, it need not be here.
     """
-    filed, size, floor = _HEAD.unpack_from(data)
-    start = _HEAD.size + floor
-    meta = _decode(data[start + size :])
-    has_ended = meta.retired or meta.deleted
+    try:
+        return _unpack(key, data, cut)
+    except (struct.error, ValueError, msgspec.MsgspecError) as error:
+        _log.error("session=%s has a damaged copy, which is left in place: %s", handle_of(key), error)
+        return None
+
+
+def _unpack(key: bytes, data: bytes, cut: int) -> Stored | None:
+    filed, size, floor = HEAD.unpack_from(data)
+    start = HEAD.size + floor
+    about, seen, stamps, rest = _unpack_meta(data[start + size :])
     cells: dict[str, Cell] = {}
     whole = True
     if size:
         record = frame.unpack(key, data[start : start + size])
         if record is None:
             return None
-        cells = _cells(record.values, meta.stamps, cut if cut >= meta.forgotten else 0)
+        cells = _cells(record.values, stamps, cut if cut >= about.forgotten else 0)
         whole = len(cells) == len(record.values)
-    elif not has_ended:
+    elif not (rest.retired or rest.deleted):
         return None  # only what has ended has no frame
-    if meta.removed:
-        cells |= {name: Cell(stamp, None) for name, stamp in meta.removed.items()}
+    if rest.removed:
+        cells |= {name: Cell(stamp, None) for name, stamp in rest.removed.items()}
         cells = dict(sorted(cells.items()))
-    replica = Replica(cells, meta.head, meta.times, meta.seen, meta.retired, meta.deleted, meta.forgotten)
+    head = Head(about.head, rest.created_ms, rest.principal, rest.cookie_age)
+    replica = Replica(cells, head, about.times, seen, rest.retired, rest.deleted, about.forgotten)
     return Stored(replica, filed, size > 0, whole)
 
 
@@ -150,12 +139,11 @@ def _cells(values: Mapping[str, bytes], stamps: list[Stamp], cut: int) -> dict[s
 
 def unpack_record(key: bytes, data: bytes) -> Record | None:
     """Return what ``load`` finds in *data*."""
-    _, size, floor = _HEAD.unpack_from(data)
+    _, size, floor = HEAD.unpack_from(data)
     if not size:
         return None
-    start = _HEAD.size + floor
-    record = frame.unpack(key, data[start : start + size])
-    return record and Record(*record[:-1], data[_HEAD.size : start])
+    start = HEAD.size + floor
+    return frame.unpack(key, data[start : start + size], data[HEAD.size : start])
 
 
 def is_shown(data: bytes) -> bool:
@@ -163,10 +151,13 @@ def is_shown(data: bytes) -> bool:
     return data[FILED : FILED + 4] != b"\0\0\0\0"
 
 
+# -- meta --------------------------------------------------------------------------------------------------------
+
+
 def meta_in(data: bytes) -> bytes:
     """Return the meta in *data*."""
-    _, size, floor = _HEAD.unpack_from(data)
-    return data[_HEAD.size + floor + size :]
+    _, size, floor = HEAD.unpack_from(data)
+    return data[HEAD.size + floor + size :]
 
 
 def meta_of(replica: Replica) -> bytes:
@@ -174,65 +165,34 @@ def meta_of(replica: Replica) -> bytes:
     cells = replica.cells
     stamps = [stamp for stamp, data in cells.values() if data is not None]
     removed = {key: cell.stamp for key, cell in cells.items() if cell.data is None} if len(stamps) < len(cells) else {}
-    return _pack_meta(stamps, removed, replica)
+    (touch, *times), head = replica.times, replica.head
+    counts = len(replica.seen), len(removed), len(stamps)
+    front = touch.origin, touch.time, *times, head.stamp.origin, head.stamp.time, replica.forgotten, *counts
+    writers = [WRITER.pack(origin, time, writes) for origin, (time, writes) in replica.seen.items()]
+    rest = _Rest(*head[1:], removed, replica.retired, replica.deleted)
+    return b"".join((META.pack(*front), *writers, *[STAMP.pack(stamp[1], stamp[0]) for stamp in stamps], _encode(rest)))
 
 
-def _pack_meta(stamps: Stamps, removed: Mapping[str, Stamp], replica: Replica) -> bytes:
-    return _encode((stamps, removed, *replica[1:]))
+class _About(NamedTuple):
+    """What stands at the front of a meta."""
+
+    times: Times
+    head: Stamp
+    forgotten: int
 
 
-# -- what a write changes in the bytes ---------------------------------------------------------------------------
+def _unpack_meta(meta: bytes) -> tuple[_About, dict[Origin, Mark], list[Stamp], _Rest]:
+    origin, time, accessed, expires, head_origin, head_time, forgotten, writers, _, values = META.unpack_from(meta)
+    after_writers = META.size + WRITER.size * writers
+    after_stamps = after_writers + STAMP.size * values
+    seen = {name: Mark(last, writes) for name, last, writes in WRITER.iter_unpack(meta[META.size : after_writers])}
+    stamps = [Stamp(last, name) for name, last in STAMP.iter_unpack(meta[after_writers:after_stamps])]
+    about = _About(Times(_stamp(time, origin), accessed, expires), _stamp(head_time, head_origin), forgotten)
+    return about, seen, stamps, _decode(meta[after_stamps:])
 
 
-class Outline(NamedTuple):
-    """A session that lives, without a look at its values, which are not checked therefore."""
-
-    replica: Replica
-    """All of it but the cells."""
-    filed: int
-    frame: bytes
-    stamps: msgspec.Raw
-    removed: Mapping[str, Stamp]
-
-
-def outline(data: bytes, base: int) -> Outline | None:
-    """Return the outline of the session in *data*; None where it has ended, or has not version *base*."""
-    filed, size, floor = _HEAD.unpack_from(data)
-    start = _HEAD.size + floor
-    stored = data[start : start + size]
-    if not size or frame.version(stored) != base:
-        return None
-    meta = _decode_bare(data[start + size :])
-    if meta.retired:
-        return None
-    replica = Replica({}, meta.head, meta.times, meta.seen, None, None, meta.forgotten)
-    return Outline(replica, filed, stored, meta.stamps, meta.removed)
-
-
-def begun(key: bytes, filed: int, after: Replica, record: Record, stamp: Stamp) -> bytes:
-    """Return the bytes of a session that begins with *record*; *after* is its replica, which needs no cells."""
-    values = dict(sorted(record.values.items()))
-    meta = _pack_meta([stamp] * len(values), {}, after)
-    return _join(filed, floor_of(after), frame.pack(key, record._replace(values=values)), meta)
-
-
-def restamped(
-    before: Outline, values: Mapping[str, bytes], stamp: Stamp
-) -> tuple[Mapping[str, bytes], list[Stamp]] | None:
-    """Return *values* in order, and their stamps after a write of them; None where there is more to do, as to keys."""
-    stored = frame.peek(before.frame)
-    if stored is None or stored.keys() != values.keys() or len(values) + len(before.removed) > MOST_REMOVED:
-        return None
-    ordered = {key: values[key] for key in stored}
-    stamps = _decode_stamps(before.stamps)
-    for number in compress(count(), map(ne, ordered.values(), stored.values())):
-        stamps[number] = stamp
-    return ordered, stamps
-
-
-def rewritten(filed: int, before: Outline, after: Replica, frame: bytes, stamps: Stamps) -> bytes:
-    """Return the bytes of *before* with another frame and the *stamps* of its values; *after* needs no cells."""
-    return _join(filed, floor_of(after), frame, _pack_meta(stamps, before.removed, after))
+def _stamp(time: int, origin: Origin) -> Stamp:
+    return Stamp(time, origin) if time else ZERO
 
 
 # -- entries of the index ----------------------------------------------------------------------------------------

@@ -25,29 +25,28 @@ from typing import Any, NoReturn, TypeVar
 import lmdb
 
 from sojourn.cluster.clock import ORIGIN_BYTES, TIME_BYTES, Origin, Stamp
-from sojourn.cluster.replica import Replica, rewritten, touched
+from sojourn.cluster.replica import Replica
 from sojourn.cluster.tables import bucket_of, first_of
 from sojourn.core.capability import Finding
 from sojourn.core.record import Record
 from sojourn.errors import ConfigurationError, StoreUnavailable
-from sojourn.store import frame
 from sojourn.store.local.environment import Environment, Txn, environment_of, explain
 from sojourn.store.local.examination import examine
 from sojourn.store.local.files import DATA
-from sojourn.store.peers import packing
-from sojourn.store.peers.packing import Outline, Stamps, Stored
+from sojourn.store.peers import packing, patching
+from sojourn.store.peers.packing import Stored
+from sojourn.store.peers.patching import Parts, Patch
 from sojourn.store.peers.tables_base import BaseTables
 from sojourn.store.peers.tables_rows import Rows
 
 T = TypeVar("T")
 
 DATABASES = (b"records", b"principals", b"deadlines", b"log", b"meta")
-FORMAT = b"1"
+FORMAT = b"2"
 MAX_SIZE = 64 << 30  # bytes of address space; the file grows as it fills
 _FORMAT, _ORIGIN, _PLACE = b"format", b"origin", b"place"
 _KEY = 32
 _LAST = b"\xff" * TIME_BYTES
-_NOTHING = Replica()
 
 
 class LmdbRows(Rows):
@@ -95,54 +94,69 @@ class LmdbRows(Rows):
     def _db(self, name: bytes) -> Any:
         return self._env.records if len(name) == _KEY else self._env.principals
 
-    # -- shorter ways: what the bytes have of values is copied, and no replica is made of it --------------------------
-
-    def begin(self, key: bytes, record: Record, stamp: Stamp, keep_ms: int) -> None:
-        """Store a session where nothing is."""
-        if record.retired:
-            super().begin(key, record, stamp, keep_ms)
-            return
-        after = rewritten(_NOTHING, record, stamp, 0)
-        self.log(stamp, key)
-        filed = self.refile(key, None, after.keep_ms)
-        self._keep(key, packing.begun(key, filed, after, record, stamp))
+    # -- shorter ways: on the bytes, see ``patching`` ------------------------------------------------------------------
 
     def rewrite(self, key: bytes, record: Record, base: int) -> Stamp | None:
         """Update a session that has version *base* and keeps its keys; None where it is not that."""
-        before = self._outline(key, base)
-        if before is None or record.retired or record.version <= base:
+        before = None if record.retired or record.version <= base else self._parts(key, base)
+        if before is None:
             return None
         stamp = self.stamp()
-        restamped = packing.restamped(before, record.values, stamp)
-        if restamped is None:
+        place = patching.place_of(stamp)
+        patch = patching.rewritten(before, record, place, base)
+        if patch is None:
             return None
-        values, stamps = restamped
-        after = rewritten(before.replica, record, stamp, base)
-        self._patch(key, before, after, stamp, frame.pack(key, record._replace(values=values)), stamps)
+        self._move_written(key, before, patch.writers, place)
+        filed = self.refile(key, before.filed, patch.expires_ms)
+        self._keep(key, patching.packed(key, filed, before, patch))
         return stamp
 
     def retime(self, key: bytes, accessed_ms: int, expires_ms: int, base: int) -> Stamp | None:
         """Touch a session that has version *base*; None where it is not that."""
-        before = self._outline(key, base)
+        before = self._parts(key, base)
         if before is None:
             return None
         stamp = self.stamp()
-        after = touched(before.replica, accessed_ms, expires_ms, stamp)
-        patched = frame.patch_times(before.frame, accessed_ms / 1000, expires_ms / 1000)
-        self._patch(key, before, after, stamp, patched, before.stamps)
+        place = patching.place_of(stamp)
+        self._move_written(key, before, before.writers, place)
+        filed = self.refile(key, before.filed, expires_ms)
+        self._keep(key, patching.retimed(filed, before, place, accessed_ms, expires_ms))
         return stamp
 
-    def _outline(self, key: bytes, base: int) -> Outline | None:
+    def follow(self, key: bytes, delta: Replica, origin: Origin, cut: int, *, follows: bool) -> bool:
+        """Store a *delta* of a session that lives and keeps its keys; False where it is not that."""
+        before = self._parts(key)
+        patch = patching.followed(key, before, delta, origin, cut, follows=follows) if before else None
+        if before is None or patch is None:
+            return False
+        self._move_followed(key, before, patch)
+        filed = self.refile(key, before.filed, patch.expires_ms)
+        self._keep(key, patching.packed(key, filed, before, patch))
+        return True
+
+    def _parts(self, key: bytes, base: int | None = None) -> Parts | None:
         data = self._txn.get(key, db=self._env.records)
         if data is None:
             return None
         self._read = key, len(data)
-        return packing.outline(data, base)
+        return patching.parts_of(data, base)
 
-    def _patch(self, key: bytes, before: Outline, after: Replica, stamp: Stamp, frame: bytes, stamps: Stamps) -> None:
-        self.move_written(key, before.replica, after, stamp)
-        filed = self.refile(key, before.filed, after.keep_ms)
-        self._keep(key, packing.rewritten(filed, before, after, frame, stamps))
+    def _move_written(self, key: bytes, before: Parts, writers: bytes, place: bytes) -> None:
+        """As ``move_written``."""
+        for left in patching.left_by(before, writers, self.origin):
+            self._txn.delete(left, db=self._env.log)
+        self._txn.put(place, key, db=self._env.log)
+
+    def _move_followed(self, key: bytes, before: Parts, patch: Patch) -> None:
+        """As ``move``."""
+        old = {before.front[: patching.PLACE], *patching.places(before.writers)}
+        new = {patch.touch, *patching.places(patch.writers)}
+        for place in new - old:
+            self._txn.put(place, key, db=self._env.log)
+        for place in old - new:
+            self._txn.delete(place, db=self._env.log)
+            if place.startswith(self.origin):
+                self.keep_end(patching.stamp_of(place), map(patching.stamp_of, new))
 
     # -- in the order of names -------------------------------------------------------------------------------------
 
@@ -196,11 +210,11 @@ class LmdbRows(Rows):
 
     def log(self, place: Stamp, name: bytes) -> None:
         """Note *name* at a place of its writer's log."""
-        self._txn.put(place.origin + place.time.to_bytes(TIME_BYTES, "big"), name, db=self._env.log)
+        self._txn.put(patching.place_of(place), name, db=self._env.log)
 
     def unlog(self, place: Stamp) -> None:
         """Take the note back."""
-        self._txn.delete(place.origin + place.time.to_bytes(TIME_BYTES, "big"), db=self._env.log)
+        self._txn.delete(patching.place_of(place), db=self._env.log)
 
     def logged(self, origin: Origin, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield time and name of what stands in an origin's log *after* a time."""

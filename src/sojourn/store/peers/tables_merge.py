@@ -93,12 +93,11 @@ class Storing:
     def store(self, rows: Rows, changes: Sequence[Change]) -> None:
         """Store *changes* in one transaction."""
         rows.raise_clock(self.latest)
-        for change in changes:
-            stored = rows.get(change.name)
-            if change.listing:
-                _store_listing(rows, change.name, stored, change.listing)
-            elif change.replica:
-                self._store(rows, change.name, stored, change.replica, complete=change.complete)
+        for name, _, complete, replica, listing in changes:
+            if listing:
+                _store_listing(rows, name, rows.get(name), listing)
+            elif replica and (complete or not rows.follow(name, replica, self.origin, self.cut, follows=self.follows)):
+                self._store(rows, name, rows.get(name), replica, complete=complete)
 
     def _store(self, rows: Rows, key: bytes, stored: Stored | None, came: Replica, *, complete: bool) -> None:
         if stored is None:

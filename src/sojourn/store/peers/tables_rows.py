@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sojourn.cluster.clock import Origin, Stamp, tick
-from sojourn.cluster.replica import Replica, created
+from sojourn.cluster.replica import Replica
 from sojourn.cluster.wire import Progress
 from sojourn.core.record import Record
 from sojourn.store.peers.packing import Entry, Stored, due, places_of
@@ -108,10 +108,6 @@ class Rows(ABC):
 
     # -- what a storage may know a shorter way for ------------------------------------------------------------------
 
-    def begin(self, key: bytes, record: Record, stamp: Stamp, keep_ms: int) -> None:
-        """Store a session where nothing is; see ``replica.created``."""
-        self.put(key, None, created(record, stamp, keep_ms), stamp=stamp)
-
     def rewrite(self, key: bytes, record: Record, base: int) -> Stamp | None:
         """Update a session that has version *base* and keeps its keys; None: it is not that, and nothing is done."""
         return None
@@ -119,6 +115,13 @@ class Rows(ABC):
     def retime(self, key: bytes, accessed_ms: int, expires_ms: int, base: int) -> Stamp | None:
         """Touch a session that has version *base*; None: as in ``rewrite``."""
         return None
+
+    def follow(self, key: bytes, delta: Replica, origin: Origin, cut: int, *, follows: bool) -> bool:
+        """Store a *delta* that changes values and times of a session, and whose writer had seen all that is here.
+
+        False: it is not that, and nothing is done. See ``replica.succeeds``.
+        """
+        return False
 
     # -- what follows from it ------------------------------------------------------------------------------------
 
@@ -129,7 +132,7 @@ class Rows(ABC):
         if stamp:
             self.move_written(name, before.entry if before else None, entry, stamp)
         else:
-            self._move(name, before.entry if before else None, entry)
+            self.move(name, before.entry if before else None, entry)
         filed = self.refile(name, before.filed if before else None, due(entry, shown))
         self.keep(name, Stored(entry, filed, shown))
 
@@ -146,7 +149,7 @@ class Rows(ABC):
         return end
 
     def move_written(self, name: bytes, before: Entry | None, after: Entry, stamp: Stamp) -> None:
-        """As ``_move``, after a write here: then none but the writer's own place and that of the last touch can go."""
+        """As ``move``, after a write here: then none but the writer's own place and that of the last touch can go."""
         if isinstance(before, Replica) and isinstance(after, Replica):
             (time, origin), mark = before.times.stamp, before.seen.get(stamp.origin)
             if time and not _stands(time, origin, after):
@@ -157,28 +160,25 @@ class Rows(ABC):
             self._unlog_all(before)
         self.log(stamp, name)
 
-    def _move(self, name: bytes, before: Entry | None, after: Entry) -> None:
+    def move(self, name: bytes, before: Entry | None, after: Entry) -> None:
+        """Move what is stored under *name* in the logs of its writers."""
         old = places_of(before) if before else _NOWHERE
         new = places_of(after)
         for place in new - old:
             self.log(place, name)
-        if gone := old - new:
-            for place in gone:
-                self.unlog(place)
-            self._keep_end(gone, new)
+        for place in old - new:
+            self.unlog(place)
+            self.keep_end(place, new)
 
     def _unlog_all(self, entry: Entry) -> None:
-        places = places_of(entry)
-        for place in places:
+        for place in places_of(entry):
             self.unlog(place)
-        self._keep_end(places, _NOWHERE)
+            self.keep_end(place, ())
 
-    def _keep_end(self, gone: frozenset[Stamp], new: frozenset[Stamp]) -> None:
-        """Remember the last own place that goes, where no later one takes its place."""
-        own = self.origin
-        last = max([time for time, origin in gone if origin == own], default=0)
-        if last and not any(origin == own and time > last for time, origin in new):
-            self.raise_clock(last, last)
+    def keep_end(self, gone: Stamp, standing: Iterable[Stamp]) -> None:
+        """Remember an own place that goes, where none that is *standing* is a later one of the same name."""
+        if gone.origin == self.origin and not any(place.origin == self.origin and place > gone for place in standing):
+            self.raise_clock(gone.time, gone.time)
 
     def bury(self, name: bytes, stored: Stored) -> None:
         """Forget what is stored under *name*, but for its note of a deadline."""

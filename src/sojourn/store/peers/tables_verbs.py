@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from sojourn.cluster.clock import Stamp
-from sojourn.cluster.replica import Replica, ended, to_end, to_record, touched, updated
+from sojourn.cluster.replica import Replica, created, ended, to_end, to_record, touched, updated
 from sojourn.cluster.tables import Done
 from sojourn.cluster.wire import Listing
 from sojourn.core.capability import Page
@@ -36,7 +36,7 @@ def create(rows: Rows, key: bytes, record: Record) -> Done:
     if rows.shows(key) is not None:
         return Done(Written.EXISTS)
     stamp = rows.stamp()
-    rows.begin(key, record, stamp, _keep_ms(rows, record))
+    rows.put(key, None, created(record, stamp, _keep_ms(rows, record)), stamp=stamp)
     return Done(Written.DONE, stamp.time)
 
 
