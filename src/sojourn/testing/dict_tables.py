@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sojourn.cluster.clock import ORIGIN_BYTES, Origin, Stamp
 from sojourn.cluster.tables import bucket_of, first_of
@@ -128,15 +128,15 @@ class DictTables(BaseTables):
         """The life of this storage."""
         return self._rows.origin
 
-    def reading(self, work: Callable[[Rows], T]) -> T:
-        """Return what *work* returns."""
-        return work(self._rows)
+    def reading(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what *work* makes of the rows and *arguments*."""
+        return work(self._rows, *arguments)
 
-    def writing(self, work: Callable[[Rows], T]) -> T:
-        """Return what *work* returns. Nothing is taken back where it fails: it checks first."""
+    def writing(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what *work* makes of the rows. Nothing is taken back where it fails: it checks first."""
         rows = self._rows
         rows.now_ms, rows.lifetime_ms, rows._clocks = self.now_ms(), self.lifetime_ms, None
-        return work(rows)
+        return work(rows, *arguments)
 
     def wiped(self) -> DictTables:
         """Return the storage of this host after its disk was lost: empty, and another life."""

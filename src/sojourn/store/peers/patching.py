@@ -8,7 +8,7 @@ runs on both judges it. A *place* is the origin and the time of a stamp, twelve 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from sojourn.cluster.clock import ORIGIN_BYTES, TIME_BYTES, Origin, Stamp
@@ -123,14 +123,15 @@ def _marked(writers: bytes, place: bytes, count: int) -> bytes:
     return writers + _WRITES.pack(place, count)
 
 
-def left_by(before: Parts, writers: bytes, origin: Origin) -> set[bytes]:
+def left_by(before: Parts, writers: bytes, origin: Origin) -> Collection[bytes]:
     """Return the places that are given up by a write or a touch of *origin*, after which the *writers* are those.
 
     None but that of the last touch and the writer's own can be, and they are mostly one.
     """
-    touch, marks = before.front[:PLACE], places(writers)
-    mine = {mark for mark in places(before.writers) if mark[:ORIGIN_BYTES] == origin}
-    return {place for place in {touch, *mine} if place not in marks}
+    touch = before.front[:PLACE]
+    mine = next((mark for mark in places(before.writers) if mark[:ORIGIN_BYTES] == origin), touch)
+    standing = () if touch == mine and writers != before.writers else places(writers)
+    return [place for place in {touch, mine} if place not in standing]
 
 
 # -- a delta of another host -------------------------------------------------------------------------------------

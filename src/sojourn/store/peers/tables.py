@@ -299,7 +299,7 @@ class HostTables(BaseTables):
 
     def examine(self) -> list[Finding]:
         """Return what puts sessions at risk here: the place, the sync, the room."""
-        used = self.reading(LmdbRows.needs)  # type: ignore[arg-type]  # these rows are ours
+        used = self.reading(LmdbRows.needs)
         path = self._environment.path
         try:
             # Who waits for the disk wants its sessions to outlive a reboot.
@@ -313,26 +313,26 @@ class HostTables(BaseTables):
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
-    def reading(self, work: Callable[[Rows], T]) -> T:
-        """Return what *work* returns, in a transaction that sees one moment."""
+    def reading(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what *work* makes of its rows and *arguments*, in a transaction that sees one moment."""
         while True:
             env = self._open()
             try:
                 with env.reading, env.lmdb.begin() as txn:
-                    return work(LmdbRows(txn, env, self._origin, self.now_ms(), self.lifetime_ms))
+                    return work(LmdbRows(txn, env, self._origin, self.now_ms(), self.lifetime_ms), *arguments)
             except lmdb.Error as error:
                 if not env.recovers_from(error):
                     self._fail(error)
 
-    def writing(self, work: Callable[[Rows], T]) -> T:
-        """Return what *work* returns, in a transaction that is alone in writing."""
+    def writing(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what *work* makes of its rows and *arguments*, in a transaction that is alone in writing."""
         while True:
             env = self._open()
             try:
                 env.look_around()
                 with env.writing, env.lmdb.begin(write=True) as txn:
                     rows = LmdbRows(txn, env, self._origin, self.now_ms(), self.lifetime_ms)
-                    answer = work(rows)
+                    answer = work(rows, *arguments)
                     if rows.grown:
                         env.keep_reserve(txn)
                     return answer

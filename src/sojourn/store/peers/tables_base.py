@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store import frame
 from sojourn.store.peers import tables_merge, tables_rows, tables_verbs
-from sojourn.store.peers.packing import digest_of
+from sojourn.store.peers.packing import Stored, digest_of
 from sojourn.store.peers.tables_rows import Rows
 
 BATCH = 64  # of what one write transaction stores or buries; keeps the write lock under 5 ms
@@ -52,12 +51,12 @@ class BaseTables(ABC):
         """The life of this storage."""
 
     @abstractmethod
-    def reading(self, work: Callable[[Rows], T]) -> T:
-        """Return what *work* returns, in a transaction that sees one moment."""
+    def reading(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what *work* makes of its rows and *arguments*, in a transaction that sees one moment."""
 
     @abstractmethod
-    def writing(self, work: Callable[[Rows], T]) -> T:
-        """Return what *work* returns, in a transaction that is alone in writing."""
+    def writing(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what *work* makes of its rows and *arguments*, in a transaction that is alone in writing."""
 
     def now_ms(self) -> int:
         """Return the wall clock in milliseconds since the epoch."""
@@ -71,7 +70,7 @@ class BaseTables(ABC):
 
     def log(self, origin: Origin, cursor: int, cut: int, limit: int, holds: Holds | None = None) -> Changes:
         """Return the next piece of an origin's log, for a host that has read to *cursor* and *holds* those names."""
-        return self.reading(lambda rows: tables_merge.piece(rows, origin, cursor, cut, limit, holds))
+        return self.reading(tables_merge.piece, origin, cursor, cut, limit, holds)
 
     def store(self, changes: Changes) -> Applied:
         """Store a piece of a log and its progress, 64 changes a transaction; the progress comes with the last."""
@@ -86,7 +85,7 @@ class BaseTables(ABC):
                 rows.advance(changes.origin, changes.progress)
 
         for batch in batches[:-1]:
-            self.writing(partial(storing.store, changes=batch))
+            self.writing(storing.store, batch)
         self.writing(last)
         return Applied(tuple(storing.wanted), tuple(storing.clashes))
 
@@ -96,19 +95,19 @@ class BaseTables(ABC):
             raise ValueError("a part of a copy")
         storing = tables_merge.Storing(tables_merge.check(copies, self.now_ms()))
         for batch in _batches(copies):
-            self.writing(partial(storing.store, changes=batch))
+            self.writing(storing.store, batch)
         return Applied((), tuple(storing.clashes))
 
     # -- copies --------------------------------------------------------------------------------------------------
 
     def copies(self, names: Sequence[bytes]) -> tuple[Change, ...]:
         """Return complete copies of the *names* that are here; 64 as of one moment."""
-        pieces = [self.reading(partial(tables_merge.copies, names=batch)) for batch in _batches(names)]
+        pieces = [self.reading(tables_merge.copies, batch) for batch in _batches(names)]
         return tuple(change for piece in pieces for change in piece)
 
     def replica(self, key: bytes) -> Replica | None:
         """Return the copy under a private key, a tombstone too."""
-        stored = self.reading(lambda rows: rows.get(key))
+        stored = self.reading(_get, key)
         return stored.entry if stored and isinstance(stored.entry, Replica) else None
 
     def digests(self, first: int, count: int, holds: Holds | None = None) -> dict[int, int]:
@@ -167,7 +166,7 @@ class BaseTables(ABC):
 
     def load(self, key: bytes) -> Record | None:
         """Return the record under *key*, expired or not, and in ``seen`` what a browser sees with it."""
-        return self.reading(lambda rows: tables_verbs.load(rows, key))
+        return self.reading(tables_verbs.load, key)
 
     def load_many(self, keys: Sequence[bytes]) -> Records:
         """Return the records under *keys* in their order, None for each that is missing; 64 as of one moment."""
@@ -175,7 +174,7 @@ class BaseTables(ABC):
         def read(rows: Rows, batch: Sequence[bytes]) -> Records:
             return [tables_verbs.load(rows, key) for key in batch]
 
-        return [record for batch in _batches(keys) for record in self.reading(partial(read, batch=batch))]
+        return [record for batch in _batches(keys) for record in self.reading(read, batch)]
 
     def sweep(self, limit: int) -> int:
         """Bury what is over by now, looking at *limit* deadlines; return how many were looked at."""
@@ -195,7 +194,7 @@ class BaseTables(ABC):
         return looked
 
     def _write(self, verb: Callable[..., Done], *arguments: Any) -> Done:
-        return self.writing(lambda rows: verb(rows, *arguments))
+        return self.writing(verb, *arguments)
 
     def _create(self, key: bytes, record: Any) -> Done:
         return self._write(tables_verbs.create, _a_name(key), tables_verbs.plain_record(record))
@@ -219,10 +218,10 @@ class BaseTables(ABC):
         return _sum(list(self._write_many(take_out, keys)))._replace(answer=None)
 
     def _find(self, tag: bytes, cursor: bytes | None = None, limit: int = 256) -> Page:
-        return self.reading(lambda rows: tables_verbs.find(rows, tag, cursor, limit))
+        return self.reading(tables_verbs.find, tag, cursor, limit)
 
     def _scan(self, cursor: bytes | None = None, limit: int = 256) -> Page:
-        return self.reading(lambda rows: tables_verbs.scan(rows, cursor, limit))
+        return self.reading(tables_verbs.scan, cursor, limit)
 
     def _write_many(self, work: Callable[..., T], items: Sequence[Any]) -> Iterator[T]:
         """Do *work* on each *batch* of *items*, 64 a transaction, or fewer where the pages do not suffice for as many.
@@ -232,7 +231,7 @@ class BaseTables(ABC):
         size, done = BATCH, 0
         while batch := items[done : done + size]:
             try:
-                answer = self.writing(partial(work, batch=batch))
+                answer = self.writing(work, batch)
             except StoreUnavailable:
                 if len(batch) == 1:
                     raise
@@ -245,11 +244,11 @@ class BaseTables(ABC):
 
     def keep_view(self, view: View) -> None:
         """Let the workers know."""
-        self.writing(lambda rows: rows.put_note(_VIEW, _encode_view(view)))
+        self.writing(_put_view, view)
 
     def view(self) -> View:
         """Return what was kept last."""
-        data = self.reading(lambda rows: rows.note(_VIEW))
+        data = self.reading(_get_view)
         return _decode_view(data) if data else View()
 
 
@@ -267,6 +266,18 @@ _PERFORMED: dict[str, Callable[..., Done]] = {
     "scan": lambda tables, *arguments: Done(tables._scan(*arguments)),
     "sweep": lambda tables, now, limit=BATCH: Done(tables.sweep_until(frame.to_ms(now), limit)),
 }
+
+
+def _get(rows: Rows, name: bytes) -> Stored | None:
+    return rows.get(name)
+
+
+def _get_view(rows: Rows) -> bytes | None:
+    return rows.note(_VIEW)
+
+
+def _put_view(rows: Rows, view: View) -> None:
+    rows.put_note(_VIEW, _encode_view(view))
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

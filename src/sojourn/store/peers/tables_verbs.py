@@ -42,23 +42,25 @@ def create(rows: Rows, key: bytes, record: Record) -> Done:
 
 def update(rows: Rows, key: bytes, record: Record, base: int) -> Done:
     """Replace the record if it still has version *base*."""
+    if stamp := rows.rewrite(key, record, base):
+        return Done(Written.DONE, stamp.time)
 
     def change(replica: Replica, stamp: Stamp) -> Replica:
         return updated(replica, record, stamp, base, _keep_ms(rows, record))
 
-    stamp = rows.rewrite(key, record, base)
-    return Done(Written.DONE, stamp.time) if stamp else _change(rows, key, base, change)
+    return _change(rows, key, base, change)
 
 
 def touch(rows: Rows, key: bytes, accessed_at: float, expires_at: float, base: int) -> Done:
     """Move the record's times if it still has version *base*."""
     times = frame.to_ms(accessed_at), frame.to_ms(expires_at)
+    if stamp := rows.retime(key, *times, base):
+        return Done(Written.DONE, stamp.time)
 
     def change(replica: Replica, stamp: Stamp) -> Replica:
         return touched(replica, *times, stamp)
 
-    stamp = rows.retime(key, *times, base)
-    return Done(Written.DONE, stamp.time) if stamp else _change(rows, key, base, change)
+    return _change(rows, key, base, change)
 
 
 def delete(rows: Rows, key: bytes, base: int | None = None) -> Done:
