@@ -264,4 +264,4 @@ def parcels(changes: Iterable[Change]) -> list[tuple[Change, ...]]:
 def weight(change: Change) -> int:
     """Return about how many bytes a change takes in a message."""
     cells = change.replica.cells.items() if change.replica else ()
-    return 256 + sum(len(key) + len(cell.data or b"") + 24 for key, cell in cells)
+    return 256 + len(change.packed or b"") + sum(len(key) + len(cell.data or b"") + 24 for key, cell in cells)

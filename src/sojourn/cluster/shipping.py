@@ -2,12 +2,14 @@
 
 One piece is on its way to a host at a time; the next one is read from the log when that is stored. So a slow host is
 sent less often and more at a time, delays nobody else, and costs no memory: the log is the queue, and it holds a
-session once however often it was written. What is read serves all hosts that stand at the same place, which are nearly
-all nearly always: a write is read once, its owners are worked out once, and one message goes to all of them.
+session once however often it was written. To a host that begins with nothing two are on their way, so that it stores
+one while the other is read. What is read serves all hosts that stand at the same place, which are nearly all nearly
+always: a write is read once, its owners are worked out once, and one message goes to all of them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from sojourn.cluster.replica import since
 from sojourn.cluster.wire import Change, Changes, Copies, Progress, Stored
 
 ROUND = 512  # changes in one piece
+ABREAST = 2  # pieces on their way to a host that begins with nothing
 SKIMMED = 8  # pieces in a row that may hold nothing for a host, before others have their turn
 NOTE_EVERY = 1.0  # seconds between two notes about entries that a host does not hold
 
@@ -32,14 +35,31 @@ class Flow:
     """How far the log was read for it; ahead of *stored* by entries that it does not hold."""
     epoch: int = -1
     """For which spread of sessions over the hosts everything was compared with it."""
-    sent: Changes | None = None
-    """What is on its way."""
+    sent: deque[Changes] = field(default_factory=deque)
+    """What is on its way, in the order in which it is answered."""
     sent_at: float = 0.0
+    """Since when nothing was heard of it."""
     noted_at: float = 0.0
     at_end: bool = False
     """Whether the last piece reached the end of the log."""
-    behind: int = 0
-    """Changes in the piece that is on its way."""
+
+    @property
+    def behind(self) -> int:
+        """Changes that are on their way."""
+        return sum(len(piece.changes) for piece in self.sent)
+
+    @property
+    def cursor(self) -> int:
+        """What it will have read when it has stored what is on its way."""
+        return self.sent[-1].progress.cursor if self.sent else self.stored.cursor
+
+    def takes_more(self, cut: int) -> bool:
+        """Tell whether another piece may be sent.
+
+        Beside another one none with deltas: the other end may want the whole of something before it goes on.
+        """
+        abreast = 1 if cut or self.at_end else ABREAST
+        return len(self.sent) < abreast and not self.link.blocked
 
 
 class _Kind(NamedTuple):
@@ -85,7 +105,7 @@ class Shipping:
         return flow is not None and self.host.reachable(name) and not self._stuck(flow)
 
     def _stuck(self, flow: Flow) -> bool:
-        return flow.sent is not None and flow.sent_at + self.host.settings.suspect_after <= self.host.now
+        return bool(flow.sent) and flow.sent_at + self.host.settings.suspect_after <= self.host.now
 
     def stuck(self) -> list[str]:
         """Return the hosts that let a piece lie for too long."""
@@ -113,8 +133,8 @@ class Shipping:
         for _ in range(SKIMMED):
             places: dict[tuple[int, bool], dict[str, Flow]] = {}
             for name, flow in flows.items():
-                if not flow.sent and not flow.link.blocked:
-                    places.setdefault((flow.read.cursor, self._cut(flow) > 0), {})[name] = flow
+                if flow.takes_more(cut := self._cut(flow)):
+                    places.setdefault((flow.read.cursor, cut > 0), {})[name] = flow
             flows = {}
             for (cursor, _), there in places.items():
                 flows |= self._next(cursor, there)
@@ -142,7 +162,7 @@ class Shipping:
             if changes or (flow.read != flow.stored and flow.noted_at + NOTE_EVERY <= host.now):
                 self._send(flow, self._message(sent, flow, changes, cut))
         moved = piece.progress.cursor > cursor and not at_end
-        return {name: flow for name, flow in flows.items() if not flow.sent} if moved else {}
+        return dict(flows) if moved else {}
 
     def _parts(self, changes: Sequence[Change], flows: Mapping[str, Flow]) -> Mapping[str, Sequence[Change]]:
         """Return for each host the changes of what it should hold."""
@@ -157,39 +177,49 @@ class Shipping:
     def _message(self, sent: dict[_Kind, Changes], flow: Flow, changes: Sequence[Change], read_since: int) -> Changes:
         """Return what to send: the same object to all that are to get the same, so that it is encoded once."""
         cut = self._cut(flow)
-        kind = _Kind(cut, flow.read, flow.stored.cursor, tuple([change.time for change in changes]))
+        kind = _Kind(cut, flow.read, flow.cursor, tuple([change.time for change in changes]))
         if kind not in sent:
             news = [_cut_off(change, cut) for change in changes] if cut > read_since else changes
-            sent[kind] = Changes(self.host.tables.origin, cut, flow.read, tuple(news), flow.stored.cursor)
+            sent[kind] = Changes(self.host.tables.origin, cut, flow.read, tuple(news), flow.cursor)
         return sent[kind]
 
     def _send(self, flow: Flow, changes: Changes) -> None:
-        flow.sent, flow.sent_at, flow.noted_at = changes, self.host.now, self.host.now
-        flow.behind = len(changes.changes)
+        if not flow.sent:
+            flow.sent_at = self.host.now
+        flow.noted_at = self.host.now
+        flow.sent.append(changes)
         self.host.send(flow.link, changes)
 
     def stored(self, name: str, message: Stored) -> bool:
         """A host has stored a piece. Return whether its level has risen."""
         flow = self.flows.get(name)
-        if flow is None or flow.sent is None or message.origin != self.host.tables.origin:
+        if flow is None or not flow.sent or message.origin != self.host.tables.origin:
             return False
+        sent, flow.sent_at = flow.sent.popleft(), self.host.now
         if message.wanted:
-            self._complete(flow, flow.sent, message.wanted)
+            self._complete(flow, sent, message.wanted)
             return False
-        sent, flow.sent, flow.behind = flow.sent, None, 0
-        before = flow.stored.level
-        flow.stored = Progress(
-            min(message.progress.cursor, sent.progress.cursor), min(message.progress.level, sent.progress.level)
-        )
+        before, flow.stored = flow.stored.level, _least(message.progress, sent.progress)
         if flow.stored != sent.progress:
-            flow.read = flow.stored  # it could not use the piece
+            self._go_back(flow)
+        elif flow.read.cursor < flow.stored.cursor:
+            flow.read = flow.stored
         return flow.stored.level > before
+
+    def _go_back(self, flow: Flow) -> None:
+        """A piece could not be used, as what lies before it was still missing; so it is with those that follow it."""
+        flow.read = flow.stored
+        flow.at_end = True  # nothing more abreast until there is an answer to all
 
     def _complete(self, flow: Flow, sent: Changes, wanted: tuple[bytes, ...]) -> None:
         """Send whole what the other has nothing of, then once more how far it is with that."""
         for part in parcels(self.host.tables.copies(wanted[:ROUND])):
             self.host.send(flow.link, Copies(0, part))
         self._send(flow, Changes(sent.origin, sent.cut, sent.progress, (), sent.after))
+
+
+def _least(one: Progress, other: Progress) -> Progress:
+    return Progress(min(one.cursor, other.cursor), min(one.level, other.level))
 
 
 def _cut_off(change: Change, cut: int) -> Change:

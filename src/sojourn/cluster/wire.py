@@ -90,8 +90,10 @@ class Change(NamedTuple):
     time: int
     complete: bool
     """Whether it holds everything the sender has, so that a receiver which lacks the session can begin with it."""
-    replica: Replica | None
+    replica: Replica | None = None
     listing: Listing | None = None
+    packed: bytes | None = None
+    """Instead of *replica*: a session that lives, complete, as it lies in storage (``store.peers.packing``)."""
 
 
 class Changes(_Message):

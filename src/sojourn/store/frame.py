@@ -78,7 +78,7 @@ def unpack(key: bytes, data: bytes, seen: bytes = b"") -> Record | None:
     body = open_body(key, data)
     if body is None:
         return None
-    _, flags, version, accessed, expires, _ = _HEADER.unpack_from(data)
+    version, accessed, expires = numbers(data)
     return Record(
         body.values,
         body.created_ms / 1000,
@@ -87,7 +87,7 @@ def unpack(key: bytes, data: bytes, seen: bytes = b"") -> Record | None:
         version,
         body.principal,
         body.cookie_age,
-        bool(flags & RETIRED),
+        bool(data[1] & RETIRED),
         body.successor,
         seen,
     )
@@ -96,13 +96,25 @@ def unpack(key: bytes, data: bytes, seen: bytes = b"") -> Record | None:
 def open_body(key: bytes, data: bytes) -> Body | None:
     """Return what *data* holds beside the numbers in its header; None as in ``unpack``."""
     try:
-        body = data[_BODY_AT:]
-        if data[0] != FORMAT or not hmac.compare_digest(data[_CHECK_AT:_BODY_AT], _check(key, data[:_TIMES_AT], body)):
-            raise ValueError("another format" if data[0] != FORMAT else "damaged, or written under another key")
-        return _decode(body)
-    except (ValueError, IndexError, msgspec.MsgspecError) as error:
-        _log.error("session=%s has an unreadable record, which is left in place: %s", handle_of(key), error)
+        return _decode(data[_BODY_AT:]) if is_sound(key, data) else None
+    except (ValueError, msgspec.MsgspecError) as error:
+        _complain(key, error)
         return None
+
+
+def is_sound(key: bytes, data: bytes) -> bool:
+    """Tell whether *data* belongs to *key* and is as it was written; the log says where it is not."""
+    if not data or data[0] != FORMAT:
+        _complain(key, "another format")
+    elif not hmac.compare_digest(data[_CHECK_AT:_BODY_AT], _check(key, data[:_TIMES_AT], data[_BODY_AT:])):
+        _complain(key, "damaged, or written under another key")
+    else:
+        return True
+    return False
+
+
+def _complain(key: bytes, why: object) -> None:
+    _log.error("session=%s has an unreadable record, which is left in place: %s", handle_of(key), why)
 
 
 def peek(data: bytes) -> Body | None:
@@ -124,6 +136,12 @@ def is_alive(data: bytes, base: int | None) -> bool:
         return False
     format, flags, version = _HEAD.unpack_from(data)
     return format == FORMAT and not flags & RETIRED and base in (None, version)
+
+
+def numbers(data: bytes) -> tuple[int, int, int]:
+    """Return out of the header the version, and when the record was accessed and expires in milliseconds."""
+    _, _, version, accessed, expires, _ = _HEADER.unpack_from(data)
+    return version, accessed, expires
 
 
 def expires_ms(data: bytes) -> int:

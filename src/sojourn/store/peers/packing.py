@@ -8,11 +8,11 @@
                 meta: all of the replica but its values
 
     meta    0   touch: origin (4) and time (8) of the last one; when it was and when the session expires (8, 8)
-           28   head: origin (4) and time (8) of the last write of what stands in ``_Rest``
+           28   head: origin (4) and time (8) of the last write of what stands in ``Rest``
            40   forgotten (8); how many writers (2), removed keys (2), values (4)
            56   writers: origin (4), time (8), writes (8) each, in the order of their origins
                 stamps of the values: origin (4), time (8) each, in their order
-                rest: MessagePack of ``_Rest``
+                rest: MessagePack of ``Rest``
 
 So a look is one lookup and one frame, as with ``local:``, and a write of a value changes some numbers at known places
 (``patching``). Numbers are big-endian. Copies that have seen the same writes are the same bytes on all hosts but for
@@ -62,7 +62,7 @@ class Stored(NamedTuple):
     """Whether the entry has all of its cells."""
 
 
-class _Rest(msgspec.Struct, array_like=True, gc=False):
+class Rest(msgspec.Struct, array_like=True, gc=False):
     """What a write of values leaves alone."""
 
     created_ms: int
@@ -74,7 +74,7 @@ class _Rest(msgspec.Struct, array_like=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Rest).decode
+rest_of = msgspec.msgpack.Decoder(Rest).decode
 
 
 # -- sessions --------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def meta_of(replica: Replica) -> bytes:
     counts = len(replica.seen), len(removed), len(stamps)
     front = touch.origin, touch.time, *times, head.stamp.origin, head.stamp.time, replica.forgotten, *counts
     writers = [WRITER.pack(origin, time, writes) for origin, (time, writes) in replica.seen.items()]
-    rest = _Rest(*head[1:], removed, replica.retired, replica.deleted)
+    rest = Rest(*head[1:], removed, replica.retired, replica.deleted)
     return b"".join((META.pack(*front), *writers, *[STAMP.pack(stamp[1], stamp[0]) for stamp in stamps], _encode(rest)))
 
 
@@ -181,14 +181,14 @@ class _About(NamedTuple):
     forgotten: int
 
 
-def _unpack_meta(meta: bytes) -> tuple[_About, dict[Origin, Mark], list[Stamp], _Rest]:
+def _unpack_meta(meta: bytes) -> tuple[_About, dict[Origin, Mark], list[Stamp], Rest]:
     origin, time, accessed, expires, head_origin, head_time, forgotten, writers, _, values = META.unpack_from(meta)
     after_writers = META.size + WRITER.size * writers
     after_stamps = after_writers + STAMP.size * values
     seen = {name: Mark(last, writes) for name, last, writes in WRITER.iter_unpack(meta[META.size : after_writers])}
     stamps = [Stamp(last, name) for name, last in STAMP.iter_unpack(meta[after_writers:after_stamps])]
     about = _About(Times(_stamp(time, origin), accessed, expires), _stamp(head_time, head_origin), forgotten)
-    return about, seen, stamps, _decode(meta[after_stamps:])
+    return about, seen, stamps, rest_of(meta[after_stamps:])
 
 
 def _stamp(time: int, origin: Origin) -> Stamp:

@@ -11,17 +11,18 @@ import struct
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from sojourn.cluster import replica
 from sojourn.cluster.clock import ORIGIN_BYTES, TIME_BYTES, Origin, Stamp
-from sojourn.cluster.replica import MOST_MARKS, MOST_REMOVED, Cell, Mark, Replica, floor_of, succeeds
+from sojourn.cluster.replica import MOST_MARKS, MOST_REMOVED, Cell, Mark, Replica, succeeds
 from sojourn.core.record import Record
 from sojourn.store import frame
 from sojourn.store.peers.packing import HEAD, META, STAMP, WRITER
 
 PLACE = ORIGIN_BYTES + TIME_BYTES
 _COUNTS = struct.Struct(">HHI")
-_TIMES = struct.Struct(">QQ")
+TOUCH = struct.Struct(">12sQQ")
 _WRITES = struct.Struct(">12sQ")
-_HEAD_AT = PLACE + _TIMES.size
+_HEAD_AT = TOUCH.size
 _FORGOTTEN_AT = _HEAD_AT + PLACE
 _COUNTS_AT = _FORGOTTEN_AT + TIME_BYTES
 
@@ -83,6 +84,11 @@ def stamp_of(place: bytes) -> Stamp:
 def places(writers: bytes) -> list[bytes]:
     """Return the places of the last writes."""
     return [writers[at : at + PLACE] for at in range(0, len(writers), WRITER.size)]
+
+
+def version_of(writers: bytes) -> int:
+    """Return the version of a copy with these *writers*."""
+    return sum([writes for _, writes in _WRITES.iter_unpack(writers)])
 
 
 # -- a write here ------------------------------------------------------------------------------------------------
@@ -167,7 +173,7 @@ def _merged(key: bytes, before: Parts, delta: Replica) -> Patch | None:
     stamps = _restamped(body.values, before.stamps, delta.cells)
     if stamps is None:
         return None
-    touch, (accessed, expires) = before.front[:PLACE], _TIMES.unpack_from(before.front, PLACE)
+    touch, accessed, expires = TOUCH.unpack_from(before.front)
     if delta.times.stamp > stamp_of(touch):
         touch, accessed, expires = place_of(delta.times.stamp), *delta.times[1:]
     seen = delta.seen
@@ -194,23 +200,24 @@ def packed(key: bytes, filed: int, before: Parts, patch: Patch) -> bytes:
     """Return the bytes of a session after a write."""
     version, accessed, expires, touch, body, stamps, writers = patch
     data = frame.join(key, version, accessed, expires, body)
-    front = touch + _TIMES.pack(accessed, expires) + before.front[_HEAD_AT:_COUNTS_AT]
+    front = TOUCH.pack(touch, accessed, expires) + before.front[_HEAD_AT:_COUNTS_AT]
     counts = (len(writers) // WRITER.size).to_bytes(2, "big") + before.front[_COUNTS_AT + 2 :]
-    floor = _floor_of(writers)
+    floor = floor_of(writers)
     return b"".join((HEAD.pack(filed, len(data), len(floor)), floor, data, front, counts, writers, stamps, before.rest))
 
 
 def retimed(filed: int, before: Parts, touch: bytes, accessed_ms: int, expires_ms: int) -> bytes:
     """Return the bytes of a session after a touch."""
     data = frame.patch_times(before.frame, accessed_ms / 1000, expires_ms / 1000)
-    front = touch + _TIMES.pack(accessed_ms, expires_ms) + before.front[_HEAD_AT:]
-    floor = _floor_of(before.writers)
+    front = TOUCH.pack(touch, accessed_ms, expires_ms) + before.front[_HEAD_AT:]
+    floor = floor_of(before.writers)
     head = HEAD.pack(filed, len(data), len(floor))
     return b"".join((head, floor, data, front, before.writers, before.stamps, before.rest))
 
 
-def _floor_of(writers: bytes) -> bytes:
+def floor_of(writers: bytes) -> bytes:
+    """Return what a browser has seen that is shown a copy with these *writers*; see ``replica.floor_of``."""
     if len(writers) <= MOST_MARKS * WRITER.size:
         return b"".join([writers[at : at + PLACE] for at in range(0, len(writers), WRITER.size)])
     seen = {writer: Mark(time, writes) for writer, time, writes in WRITER.iter_unpack(writers)}
-    return floor_of(Replica(seen=seen))
+    return replica.floor_of(Replica(seen=seen))

@@ -38,6 +38,7 @@ from sojourn.store.peers.packing import Stored
 from sojourn.store.peers.patching import Parts, Patch
 from sojourn.store.peers.tables_base import BaseTables
 from sojourn.store.peers.tables_rows import Rows
+from sojourn.store.peers.wholes import Whole, whole_of
 
 T = TypeVar("T")
 
@@ -132,6 +133,21 @@ class LmdbRows(Rows):
         self._move_followed(key, before, patch)
         filed = self.refile(key, before.filed, patch.expires_ms)
         self._keep(key, patching.packed(key, filed, before, patch))
+        return True
+
+    def whole(self, name: bytes) -> Whole | None:
+        """Return the session under *name* as it lies here."""
+        data = self._txn.get(name, db=self._env.records) if len(name) == _KEY else None
+        return whole_of(data) if data else None
+
+    def take(self, key: bytes, whole: Whole) -> bool:
+        """Store a session as it lay on another host, unless it is over, or something unreadable lies here."""
+        if whole.expires_ms <= self.now_ms or self.shows(key) is not None:
+            return False
+        for place in whole.places:
+            self._txn.put(place, key, db=self._env.log)
+        filed = self.refile(key, None, whole.expires_ms)
+        self._keep(key, filed.to_bytes(packing.FILED, "big") + whole.packed)
         return True
 
     def _parts(self, key: bytes, base: int | None = None) -> Parts | None:

@@ -21,7 +21,7 @@ from sojourn.core.policy import LONGEST
 from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store import frame
-from sojourn.store.peers import tables_merge, tables_rows, tables_verbs
+from sojourn.store.peers import checking, tables_merge, tables_rows, tables_verbs
 from sojourn.store.peers.packing import Stored, digest_of
 from sojourn.store.peers.tables_rows import Rows
 
@@ -74,9 +74,9 @@ class BaseTables(ABC):
 
     def store(self, changes: Changes) -> Applied:
         """Store a piece of a log and its progress, 64 changes a transaction; the progress comes with the last."""
-        latest = tables_merge.check(changes.changes, self.now_ms())
-        tables_merge.check_progress(changes.progress)
-        storing = tables_merge.Storing(latest, changes.origin, changes.cut, follows=self.follows)
+        checked = checking.check(changes.changes, self.now_ms())
+        checking.check_progress(changes.progress)
+        storing = tables_merge.Storing(checked, changes.origin, changes.cut, follows=self.follows)
         batches = list(_batches(changes.changes)) or [()]
 
         def last(rows: Rows) -> None:
@@ -93,7 +93,7 @@ class BaseTables(ABC):
         """Store complete copies, whatever log they stand in; 64 a transaction."""
         if any(not change.complete for change in copies):
             raise ValueError("a part of a copy")
-        storing = tables_merge.Storing(tables_merge.check(copies, self.now_ms()))
+        storing = tables_merge.Storing(checking.check(copies, self.now_ms()))
         for batch in _batches(copies):
             self.writing(storing.store, batch)
         return Applied((), tuple(storing.clashes))

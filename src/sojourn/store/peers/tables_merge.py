@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
-from sojourn.cluster.clock import ORIGIN_BYTES, ZERO, Origin, milliseconds
-from sojourn.cluster.replica import Replica, conflicts, merge, received, since, to_end
+from sojourn.cluster.clock import Origin
+from sojourn.cluster.replica import Replica, conflicts, merge, positions, received, since, to_end
 from sojourn.cluster.tables import Clash, Holds
 from sojourn.cluster.wire import Change, Changes, Listing, Progress
-from sojourn.store.peers.packing import Entry, Stored, places_of
+from sojourn.store.peers.checking import Checked
+from sojourn.store.peers.packing import Stored, places_of
 from sojourn.store.peers.tables_rows import Rows
 from sojourn.store.peers.tables_verbs import end_all
+from sojourn.store.peers.wholes import Whole
 
 MOST = 1 << 20  # bytes of a piece, about
 _FIXED = 128  # bytes of a change besides its values, about
 _PASSED = 16  # names that one piece passes for each that it may hold: a reader may hold few of them
-AHEAD = 24 * 3600 * 1000  # milliseconds that another host's clock may be ahead
-_LARGEST = 1 << 63  # times, versions: such numbers do not fit into the storage
-_KEY = 32
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -45,33 +44,47 @@ def piece(rows: Rows, origin: Origin, cursor: int, cut: int, limit: int, holds: 
 
 
 def _change(rows: Rows, name: bytes, origin: Origin, cursor: int, time: int, cut: int) -> Change | None:
+    """Return what stands at *time*; None where an earlier place of the same piece gives it, or it cannot be read."""
+    if not cut and (whole := rows.whole(name)):
+        return Change(name, time, True, packed=whole.packed) if _is_first(time, whole.times(origin), cursor) else None
     stored = rows.get(name, cut)
     if stored is None:
-        return None  # it cannot be read, of which the log says more
+        return None
     entry = stored.entry
     if isinstance(entry, Listing):
         return Change(name, time, True, None, entry)
-    mark, touch = entry.seen.get(origin), entry.times.stamp
-    places = (mark.time if mark else 0, touch.time if touch.origin == origin else 0)
-    if time != min(place for place in places if place > cursor):
-        return None  # given already, as of the same moment
+    if not _is_first(time, (place.time for place in positions(entry) if place.origin == origin), cursor):
+        return None
     delta = since(entry, cut)
     return Change(name, time, stored.whole and delta is entry, delta)
+
+
+def _is_first(time: int, times: Iterable[int], cursor: int) -> bool:
+    """Tell whether *time* is the first of the *times* that a piece behind *cursor* comes to."""
+    return time == min(one for one in times if one > cursor)
 
 
 def size_of(change: Change) -> int:
     """Return about how many bytes *change* takes on its way."""
     cells = change.replica.cells if change.replica else {}
-    return _FIXED + sum(len(key) + len(cell.data or b"") + 32 for key, cell in cells.items())
+    return (
+        _FIXED + len(change.packed or b"") + sum(len(key) + len(cell.data or b"") + 32 for key, cell in cells.items())
+    )
 
 
 def copies(rows: Rows, names: Sequence[bytes]) -> list[Change]:
     """Return complete copies of the *names* that are here."""
-    found = ((name, rows.get(name)) for name in names)
-    return [_copy(name, stored.entry) for name, stored in found if stored]
+    found = (_copy(rows, name) for name in names)
+    return [change for change in found if change]
 
 
-def _copy(name: bytes, entry: Entry) -> Change:
+def _copy(rows: Rows, name: bytes) -> Change | None:
+    if whole := rows.whole(name):
+        return Change(name, whole.latest, True, packed=whole.packed)
+    stored = rows.get(name)
+    if stored is None:
+        return None
+    entry = stored.entry
     time = max(place.time for place in places_of(entry))
     return Change(name, time, True, None, entry) if isinstance(entry, Listing) else Change(name, time, True, entry)
 
@@ -80,24 +93,29 @@ def _copy(name: bytes, entry: Entry) -> Change:
 
 
 class Storing:
-    """Stores changes of one piece of *origin*'s log, or complete copies, and gathers what comes of them.
+    """Stores changes of one piece of *origin*'s log, or complete copies, and gathers what comes of them."""
 
-    *latest* is the latest time in all of them.
-    """
-
-    def __init__(self, latest: int, origin: Origin = b"", cut: int = 0, *, follows: bool = True) -> None:
-        self.latest, self.origin, self.cut, self.follows = latest, origin, cut, follows
+    def __init__(self, checked: Checked, origin: Origin = b"", cut: int = 0, *, follows: bool = True) -> None:
+        self.checked, self.origin, self.cut, self.follows = checked, origin, cut, follows
         self.wanted: list[bytes] = []
         self.clashes: list[Clash] = []
 
     def store(self, rows: Rows, changes: Sequence[Change]) -> None:
         """Store *changes* in one transaction."""
-        rows.raise_clock(self.latest)
-        for name, _, complete, replica, listing in changes:
-            if listing:
+        rows.raise_clock(self.checked.latest)
+        for name, _, complete, replica, listing, packed in changes:
+            if packed:
+                self._store_whole(rows, name, self.checked.wholes[name])
+            elif listing:
                 _store_listing(rows, name, rows.get(name), listing)
             elif replica and (complete or not rows.follow(name, replica, self.origin, self.cut, follows=self.follows)):
                 self._store(rows, name, rows.get(name), replica, complete=complete)
+
+    def _store_whole(self, rows: Rows, key: bytes, whole: Whole | None) -> None:
+        """Store a complete copy: as it came, where nothing is. None: it came damaged."""
+        stored = rows.get(key)
+        if whole and (stored or not rows.take(key, whole)) and (came := whole.opened(key)):
+            self._store(rows, key, stored, came, complete=True)
 
     def _store(self, rows: Rows, key: bytes, stored: Stored | None, came: Replica, *, complete: bool) -> None:
         if stored is None:
@@ -136,68 +154,3 @@ def _store_listing(rows: Rows, name: bytes, stored: Stored | None, came: Listing
             rows.put(name, None, came, shown=came.listed)
     elif isinstance(stored.entry, Listing) and stored.entry[:2] < came[:2]:
         rows.put(name, stored, came, shown=came.listed)
-
-
-# -- what no host of this protocol says ------------------------------------------------------------------------------
-
-
-def check(changes: Collection[Change], now_ms: int) -> int:
-    """Return the latest time in *changes*.
-
-    Raises ValueError for what cannot be stored, or is ahead of the wall clock by more than a day.
-    """
-    latest = 0
-    for change in changes:
-        listing, replica = change.listing, change.replica
-        if len(change.name) != (2 * _KEY if listing else _KEY):
-            raise ValueError("a change under a name that cannot be")
-        if listing:
-            latest = max(latest, _check_listing(listing))
-        elif replica:
-            latest = max(latest, _check_replica(replica, complete=change.complete))
-        else:
-            raise ValueError("a change of nothing, which cannot be")
-    if milliseconds(latest) > now_ms + AHEAD:
-        raise ValueError(
-            "a stamp more than a day ahead of this host's clock: set the clocks of both hosts right, and if theirs was "
-            "ahead when it wrote, empty its directory: what it had stamped stays ahead"
-        )
-    return latest
-
-
-def check_progress(progress: Progress) -> None:
-    """Raise ValueError for what is no place in a log."""
-    if not (0 <= min(progress) <= max(progress) < _LARGEST):
-        raise ValueError("a progress that cannot be")
-
-
-def _check_listing(listing: Listing) -> int:
-    """Return its time."""
-    if not (len(listing.origin) == ORIGIN_BYTES and 0 < listing.time < _LARGEST and 0 <= listing.until_ms < _LARGEST):
-        raise ValueError("an entry of the index that cannot be")
-    return listing.time
-
-
-def _check_replica(replica: Replica, *, complete: bool) -> int:
-    """Return the latest time of a write or a touch in *replica*."""
-    cells, head, (touch, accessed, expires), seen, retired, deleted, _ = replica
-    times, version = [touch.time], 0
-    fits = touch == ZERO or len(touch.origin) == ORIGIN_BYTES
-    for origin, (time, writes) in seen.items():
-        fits = fits and writes >= 0 and len(origin) == ORIGIN_BYTES
-        times.append(time)
-        version += writes
-    for (time, origin), _ in cells.values():
-        fits = fits and origin in seen and 0 <= time <= seen[origin].time
-    numbers = [*times, version, head.created_ms, accessed, expires]
-    for end in (retired, deleted):
-        numbers += (end.keep_ms, end.stamp.time) if end else ()
-    if retired:
-        numbers.append(retired.expires_ms)
-        fits = fits and len(retired.successor or _NO_KEY) == _KEY
-    if not fits or min(numbers) < 0 or max(numbers) >= _LARGEST or (complete and not seen):
-        raise ValueError("a session that cannot be")
-    return max(times)
-
-
-_NO_KEY = bytes(_KEY)

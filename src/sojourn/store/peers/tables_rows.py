@@ -20,6 +20,7 @@ from sojourn.cluster.replica import Replica
 from sojourn.cluster.wire import Progress
 from sojourn.core.record import Record
 from sojourn.store.peers.packing import Entry, Stored, due, places_of
+from sojourn.store.peers.wholes import Whole
 
 _CLOCK, _PROGRESS = b"clock", b"progress"
 
@@ -121,6 +122,14 @@ class Rows(ABC):
 
         False: it is not that, and nothing is done. See ``replica.succeeds``.
         """
+        return False
+
+    def whole(self, name: bytes) -> Whole | None:
+        """Return the session under *name* as it lies here; None: it has ended, or such copies travel as replicas."""
+        return None
+
+    def take(self, key: bytes, whole: Whole) -> bool:
+        """Store a session as it lay on another host, where nothing is; False: it is not done that way."""
         return False
 
     # -- what follows from it ------------------------------------------------------------------------------------
