@@ -110,31 +110,30 @@ def unpack(key: bytes, data: bytes, cut: int = 0) -> Stored | None:
 def _unpack(key: bytes, data: bytes, cut: int) -> Stored | None:
     filed, size, floor = HEAD.unpack_from(data)
     start = HEAD.size + floor
-    about, seen, stamps, rest = _unpack_meta(data[start + size :])
-    cells: dict[str, Cell] = {}
-    whole = True
+    meta = _read_meta(data, start + size)
+    rest, cells, whole = meta.rest, dict[str, Cell](), True
     if size:
-        record = frame.unpack(key, data[start : start + size])
-        if record is None:
+        body = frame.open_body(key, data[start : start + size])
+        if body is None:
             return None
-        cells = _cells(record.values, stamps, cut if cut >= about.forgotten else 0)
-        whole = len(cells) == len(record.values)
+        cells = _cells(body.values, meta.stamps, cut if cut >= meta.forgotten else 0)
+        whole = len(cells) == len(body.values)
     elif not (rest.retired or rest.deleted):
         return None  # only what has ended has no frame
     if rest.removed:
         cells |= {name: Cell(stamp, None) for name, stamp in rest.removed.items()}
         cells = dict(sorted(cells.items()))
-    head = Head(about.head, rest.created_ms, rest.principal, rest.cookie_age)
-    replica = Replica(cells, head, about.times, seen, rest.retired, rest.deleted, about.forgotten)
+    head = Head(meta.head, rest.created_ms, rest.principal, rest.cookie_age)
+    replica = Replica(cells, head, meta.times, meta.seen, rest.retired, rest.deleted, meta.forgotten)
     return Stored(replica, filed, size > 0, whole)
 
 
-def _cells(values: Mapping[str, bytes], stamps: list[Stamp], cut: int) -> dict[str, Cell]:
+def _cells(values: Mapping[str, bytes], stamps: bytes, cut: int) -> dict[str, Cell]:
     """Return the *values* with their *stamps*: those that are later than *cut*."""
-    found = zip(values.items(), stamps, strict=True)
-    if not cut:
-        return {name: Cell(stamp, data) for (name, data), stamp in found}
-    return {name: Cell(stamp, data) for (name, data), stamp in found if stamp[0] > cut}
+    if len(stamps) != len(values) * STAMP.size:
+        raise ValueError("another number of stamps than of values")
+    found = zip(values.items(), STAMP.iter_unpack(stamps), strict=True)
+    return {name: Cell(Stamp(time, origin), data) for (name, data), (origin, time) in found if time > cut}
 
 
 def unpack_record(key: bytes, data: bytes) -> Record | None:
@@ -173,22 +172,25 @@ def meta_of(replica: Replica) -> bytes:
     return b"".join((META.pack(*front), *writers, *[STAMP.pack(stamp[1], stamp[0]) for stamp in stamps], _encode(rest)))
 
 
-class _About(NamedTuple):
-    """What stands at the front of a meta."""
+class _Meta(NamedTuple):
+    """A replica without its values, whose stamps are left as they are."""
 
     times: Times
     head: Stamp
     forgotten: int
+    seen: dict[Origin, Mark]
+    stamps: bytes
+    rest: Rest
 
 
-def _unpack_meta(meta: bytes) -> tuple[_About, dict[Origin, Mark], list[Stamp], Rest]:
-    origin, time, accessed, expires, head_origin, head_time, forgotten, writers, _, values = META.unpack_from(meta)
-    after_writers = META.size + WRITER.size * writers
-    after_stamps = after_writers + STAMP.size * values
-    seen = {name: Mark(last, writes) for name, last, writes in WRITER.iter_unpack(meta[META.size : after_writers])}
-    stamps = [Stamp(last, name) for name, last in STAMP.iter_unpack(meta[after_writers:after_stamps])]
-    about = _About(Times(_stamp(time, origin), accessed, expires), _stamp(head_time, head_origin), forgotten)
-    return about, seen, stamps, rest_of(meta[after_stamps:])
+def _read_meta(data: bytes, start: int) -> _Meta:
+    origin, time, accessed, expires, of_head, head, forgotten, count, _, values = META.unpack_from(data, start)
+    writers = start + META.size
+    stamps = writers + WRITER.size * count
+    rest = stamps + STAMP.size * values
+    seen = {writer: Mark(last, writes) for writer, last, writes in WRITER.iter_unpack(data[writers:stamps])}
+    times = Times(_stamp(time, origin), accessed, expires)
+    return _Meta(times, _stamp(head, of_head), forgotten, seen, data[stamps:rest], rest_of(data[rest:]))
 
 
 def _stamp(time: int, origin: Origin) -> Stamp:

@@ -184,12 +184,14 @@ def _merged(key: bytes, before: Parts, delta: Replica) -> Patch | None:
 def _restamped(values: dict[str, bytes], stamps: bytes, cells: Mapping[str, Cell]) -> bytes | None:
     """Take over into *values* what is later among *cells* of its keys; return the stamps. None: one was removed."""
     for number, name in enumerate(values):
-        cell, at = cells.get(name), number * PLACE
-        if cell and cell.stamp > stamp_of(stamps[at : at + PLACE]):
-            if cell.data is None:
-                return None
-            values[name] = cell.data
-            stamps = stamps[:at] + place_of(cell.stamp) + stamps[at + PLACE :]
+        if name not in cells:
+            continue
+        (stamp, data), at = cells[name], number * PLACE
+        if data is None:
+            return None
+        if stamp > stamp_of(stamps[at : at + PLACE]):
+            values[name] = data
+            stamps = stamps[:at] + place_of(stamp) + stamps[at + PLACE :]
     return stamps
 
 
