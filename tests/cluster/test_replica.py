@@ -283,8 +283,17 @@ def test_what_a_logout_or_a_login_ends_is_silent(over: Replica) -> None:
 def test_a_logout_ends_the_session_that_was_renewed_meanwhile_on_another_host() -> None:
     renewed, over = retire(FIRST, at(3), b"next"), ended(FIRST, at(2, B), KEEP)
     assert to_end(renewed, over) == to_end(over, renewed) == {b"next"}
-    assert to_end(FIRST, merge(renewed, over)) == {b"next"}, "also for a host that learns of both at once"
+    both = merge(renewed, over)
+    assert to_end(FIRST, both) == to_end(both) == {b"next"}, "also for a host that learns of both at once"
     assert to_end(renewed, ended(renewed, at(5), KEEP)) == {b"next"}, "and where the renewed one is ended itself"
+
+
+def test_who_ends_an_old_id_and_knows_that_it_is_one_ends_nothing_else_unless_there_was_a_logout() -> None:
+    renewed = retire(FIRST, at(3), b"next")
+    buried, over = ended(renewed, at(5), KEEP, alone=True), ended(FIRST, at(2, B), KEEP)
+    assert to_end(renewed, buried) == to_end(buried) == frozenset()
+    for one, other in ((buried, over), (over, buried)):
+        assert to_end(one, other) == to_end(merge(one, other)) == {b"next"}
 
 
 def test_of_two_renewals_at_once_each_that_meets_the_logout_ends() -> None:

@@ -77,6 +77,8 @@ class Deleted(NamedTuple):
 
     stamp: Stamp
     keep_ms: int
+    alone: bool = False
+    """Whether its successor goes on: whoever ended it knew that it was renewed, and meant just that (``to_end``)."""
 
 
 class Replica(NamedTuple):
@@ -178,9 +180,9 @@ def touched(stored: Replica, accessed_ms: int, expires_ms: int, stamp: Stamp) ->
     return stored._replace(times=Times(stamp, accessed_ms, expires_ms))
 
 
-def ended(stored: Replica, stamp: Stamp, keep_ms: int) -> Replica:
+def ended(stored: Replica, stamp: Stamp, keep_ms: int, *, alone: bool = False) -> Replica:
     """Return *stored* as a tombstone that is kept until *keep_ms*. ``Replica()`` is *stored* where nothing is."""
-    return stored._replace(cells={}, seen=_seen(stored, stamp, 1), deleted=Deleted(stamp, keep_ms), forgotten=0)
+    return stored._replace(cells={}, seen=_seen(stored, stamp, 1), deleted=Deleted(stamp, keep_ms, alone), forgotten=0)
 
 
 def _seen(stored: Replica, stamp: Stamp, count: int) -> dict[Origin, Mark]:
@@ -206,7 +208,7 @@ def merge(one: Replica, other: Replica) -> Replica:
         one.times if one.times.stamp >= other.times.stamp else other.times,
         _marks(one.seen, other.seen),
         _later(one.retired, other.retired),
-        _later(one.deleted, other.deleted),
+        _end_of(one.deleted, other.deleted),
         max(one.forgotten, other.forgotten),
     )
 
@@ -247,6 +249,12 @@ def _later(one: End | None, other: End | None) -> End | None:
     if one is None or other is None:
         return one or other
     return one if one.stamp >= other.stamp else other
+
+
+def _end_of(one: Deleted | None, other: Deleted | None) -> Deleted | None:
+    """Return the later of two ends; a logout among them ends the successor, whatever the other one meant."""
+    later = _later(one, other)
+    return later._replace(alone=one.alone and other.alone) if later and one and other else later
 
 
 def _normal(
@@ -385,15 +393,17 @@ def _contains(replica: Replica, stamp: Stamp) -> bool:
     return mark is not None and mark.time >= stamp.time
 
 
-def to_end(one: Replica, other: Replica) -> frozenset[bytes]:
-    """Return the keys whose sessions end with the merged one: it was renewed on one host while it ended on another.
+def to_end(*copies: Replica) -> frozenset[bytes]:
+    """Return the keys whose sessions end with that of which these are *copies*: it was renewed, and ended by a logout.
 
-    Otherwise the logout would have ended a session that goes on under its new id. They must be ended (``ended``) also
-    where nothing is stored under them yet, and so must, in turn, the successors of those that were renewed again.
+    Otherwise a logout on one host would end an id, and a renewal on another would let the session go on under the next
+    one. Every host that stores such a copy ends the successor: nobody depends on who was the first to merge. It must be
+    ended (``ended``) also where nothing is stored under its key yet, and so must, in turn, the successors of those that
+    were renewed again.
     """
-    if not (one.deleted or other.deleted):
+    if all(copy.deleted.alone for copy in copies if copy.deleted):
         return frozenset()
-    return frozenset(end.successor for end in (one.retired, other.retired) if end and end.successor)
+    return frozenset(copy.retired.successor for copy in copies if copy.retired and copy.retired.successor)
 
 
 # -- as the core sees it -------------------------------------------------------------------------------------------

@@ -87,6 +87,38 @@ def test_a_renewed_session_leads_on_for_its_grace_and_is_remembered_after_it(mak
     audit(tables)
 
 
+def test_a_logout_ends_the_renewed_session_also_where_the_host_died_that_knew_of_both(make: Maker) -> None:
+    one, other, third = make(), make(), make()
+    create(one)
+    for host in (other, third):
+        ship(one, host)
+    create(one, Y)
+    for host in (other, third):
+        ship(one, host)
+    retire(one, X, Y)
+    other.perform("delete", (X, None))
+    ship(one, other)
+    assert other.load(Y) is None
+    third.accept(other.copies([X]))
+    assert third.load(Y) is None, "without a word of what the dead host had made of the successor"
+    empty = make()
+    empty.accept(other.copies([X]))
+    empty.accept(one.copies([Y]))
+    assert empty.load(Y) is None, "nor does it begin where nothing was"
+    audit(third)
+
+
+def test_an_old_id_can_be_ended_alone_as_when_all_others_are_revoked_within_its_grace(make: Maker) -> None:
+    one, other = make(), make()
+    create(one)
+    create(one, Y)
+    retire(one, X, Y)
+    one.perform("delete_many", ((X,),))
+    settle([one, other])
+    assert one.load(Y) == other.load(Y) != None  # noqa: E711
+    assert one.load(X) is other.load(X) is None
+
+
 def test_a_logout_ends_the_session_that_was_renewed_on_another_host_meanwhile(make: Maker) -> None:
     one, other = make(), make()
     create(one)

@@ -130,15 +130,14 @@ class Storing:
             if keys := conflicts(mine, came):
                 self.clashes.append(Clash(key, keys))
             self._put(rows, key, stored, merged)
-            if (merged.retired, merged.deleted) not in ((mine.retired, mine.deleted), (came.retired, came.deleted)):
-                # Where one side had both it has ended what took over, or has deleted a tombstone and meant just that.
-                end_all(rows, to_end(mine, came), merged.keep_ms)
+            end_all(rows, to_end(mine, came), merged.keep_ms)
 
     def _begin(self, rows: Rows, key: bytes, came: Replica, *, complete: bool) -> None:
         if not complete:
             self.wanted.append(key)
         elif came.keep_ms > rows.now_ms:
             rows.put(key, None, came, shown=not came.deleted)
+            end_all(rows, to_end(came), came.keep_ms)
 
     def _put(self, rows: Rows, key: bytes, stored: Stored, merged: Replica) -> None:
         """Store what two copies became. A renewed session whose grace is over stays hidden, unless that was moved."""

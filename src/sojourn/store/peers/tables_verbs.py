@@ -70,7 +70,8 @@ def delete(rows: Rows, key: bytes, base: int | None = None) -> Done:
     """
 
     def change(replica: Replica, stamp: Stamp) -> Replica:
-        return ended(replica, stamp, max(replica.head.created_ms + rows.lifetime_ms, replica.keep_ms))
+        keep_ms = max(replica.head.created_ms + rows.lifetime_ms, replica.keep_ms)
+        return ended(replica, stamp, keep_ms, alone=replica.retired is not None)
 
     return _change(rows, key, base, change)
 
