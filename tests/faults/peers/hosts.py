@@ -201,7 +201,7 @@ class Host:
         try:
             encode = msgspec.msgpack.encode
             return {
-                change.name: encode((change.replica, change.listing))
+                change.name: change.packed or encode((change.replica, change.listing))
                 for names in _pages(tables)
                 for change in tables.copies(names)
             }
