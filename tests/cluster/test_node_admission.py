@@ -94,6 +94,19 @@ def test_that_a_neighbour_knows_a_host_of_another_name_is_no_reason_to_tell_ever
     assert len(full) <= 4
 
 
+def test_streams_that_were_never_closed_do_not_add_up(pump: Pump) -> None:
+    """As of a host that lost its power again and again: nobody has told this one that the streams are gone."""
+    node = pump.machines[A].node
+    hello = pump.machines[B].node.streams.hello()
+    hello.name, hello.origin = "c.shop:1", b"ccc1"
+    closed: list[int] = []
+    for number in range(9000, 9100):
+        node.accepted(number, frozenset({"c.shop"}), pump.now)
+        closed += [one.link for one in node.received(number, hello, pump.now) if isinstance(one, Close)]
+    assert closed == list(range(9000, 9099))
+    assert [link.number for link in node.host.links.values() if link.name == "c.shop:1"] == [9099]
+
+
 def test_a_host_that_was_a_member_before_the_setting_was_given_is_none_any_more(pump: Pump) -> None:
     open_to_all = Pump(A, B, D)
     open_to_all.start_all()

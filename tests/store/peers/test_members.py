@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 from tests.servers.certificates import Authority
 from tests.servers.process import HeldPort
-from tests.store.peers.wires import LOOPS, directories, run, until
+from tests.store.peers.wires import HELLO, LOOPS, directories, run, until
 
+from sojourn.cluster import wire
 from sojourn.cluster.node import Node
-from sojourn.cluster.settings import Settings
+from sojourn.cluster.settings import Settings, port_of
 from sojourn.cluster.tables import View
 from sojourn.core.capability import Finding
 from sojourn.crypto.certificates import Authority as ClusterAuthority
@@ -88,6 +90,27 @@ def test_without_members_it_is_enough_as_it_was(loop: str) -> None:
         machines = Machines(path)
         async with machines.host(OURS) as one, machines.host(THEIRS, (one.settings.me,)) as other:
             await until(lambda: sees(one, other) == sees(other, one) == "alive", "they have met")
+
+    with directories() as path:
+        run(story, path, loop=loop)
+
+
+def test_who_a_host_is_says_its_certificate_and_no_field(loop: str) -> None:
+    """The hello names another host than the certificate."""
+
+    async def story(path: Path) -> None:
+        machines = Machines(path)
+        async with machines.host(OURS) as one:
+            machines.authority.host(path / "thief", "thief.example")
+            context = ssl.create_default_context(cafile=path / "thief" / "ca.pem")
+            context.load_cert_chain(path / "thief" / "host.pem", path / "thief" / "host.key")
+            reader, writer = await asyncio.open_connection(OURS, port_of(one.settings.me), ssl=context)
+            writer.write(wire.to_frame(HELLO))
+            answer = await reader.read()
+            writer.close()
+            (refused,) = wire.Frames().feed(answer)
+            assert refused == wire.Refused("the certificate is not one of 127.0.0.1:1")
+            assert one.node.host.members.state(HELLO.name) is None
 
     with directories() as path:
         run(story, path, loop=loop)
