@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sojourn.cluster.clock import Origin
-from sojourn.cluster.host import Host, Link
+from sojourn.cluster.host import Host
 from sojourn.cluster.limits import Bucket, Buckets, Deadlines
 from sojourn.cluster.local import Ask, Asked
 from sojourn.cluster.replica import missing
