@@ -71,6 +71,8 @@ class Pump:
         """The other end of each link: its host, its number there."""
         self._held: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self.seeds: tuple[str, ...] = names
+        self.dialects: dict[str, Callable[[wire.Message], bytes]] = {}
+        """How hosts of another version write their messages."""
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ class Pump:
         if link not in self._ends:
             return
         name, far = self._ends[link]
-        frame = wire.to_frame(message)
+        frame = self.dialects.get(machine.name, wire.to_frame)(message)
         kind = (machine.name, type(message).__name__)
         self.sizes[kind] = self.sizes.get(kind, 0) + len(frame)
         self.log.append((machine.name, name, message))

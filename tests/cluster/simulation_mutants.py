@@ -118,6 +118,13 @@ def serves_what_it_has_when_nobody_answers() -> Iterator[None]:
 
 
 @mutant
+def takes_anybodys_word_that_there_was_no_write() -> Iterator[None]:
+    """A host that knows nothing of a write proves that there was none, whether or not it would have it."""
+    with patch.object(Questions, "_would_have", lambda self, name, origin, time: True):
+        yield
+
+
+@mutant
 def never_compares_copies() -> Iterator[None]:
     """There is no anti-entropy: what was on the dead host's way stays on one survivor."""
     with patch.object(Comparing, "go_on", lambda self: None):

@@ -27,9 +27,30 @@ def floor(pump: Pump, name: str) -> bytes:
     return floor_of(replica)
 
 
-def forged(pump: Pump, name: str, ahead: int = 1 << 20) -> bytes:
+def forged(pump: Pump, name: str, ahead: int = 1 << 30) -> bytes:
+    """A floor that the host has not reached yet."""
     origin = pump.machines[name].tables.origin
     return floor_of(Replica(seen={origin: Mark(Stamp((1_800_000_000_000 << 16) + ahead, origin).time, 1)}))
+
+
+def old_life(origin: bytes = b"\x01old", ahead: int = 0) -> bytes:
+    """A floor of a host that nobody knows."""
+    return floor_of(Replica(seen={origin: Mark(Stamp((1_800_000_000_000 << 16) + ahead, origin).time, 1)}))
+
+
+def asked(pump: Pump, mark: int = 0) -> list[str]:
+    """Return the hosts that questions went to since *mark*."""
+    return [to for _, to, one in pump.log[mark:] if isinstance(one, wire.Fetch)]
+
+
+def behind(pump: Pump, name: str, writer: str, others: tuple[str, ...] = ()) -> bytes:
+    """Have *writer* create the session so that *name* does not hear of it by itself; return its floor."""
+    pump.cut = {(one, name) for one in (writer, *others)}
+    pump.create(writer, "s", n="1")
+    pump.run(0.1)
+    pump.cut = set()  # and what waits stays where it is
+    assert pump.values(name, "s") is None
+    return floor(pump, writer)
 
 
 def ask(pump: Pump, name: str, seen: bytes, key: bytes = KEY, wait_ms: int = 500) -> local.Asked:
@@ -189,3 +210,147 @@ def test_a_host_that_began_anew_and_reaches_nobody_says_that_it_does_not_know(pu
     assert not ask(pump, C, b"").known
     pump.run(30)
     assert not ask(pump, C, seen).known
+
+
+# -- who is asked ----------------------------------------------------------------------------------------------------
+
+
+def five() -> Pump:
+    pump = Pump(A, B, C, "d:1", "e:1")
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in pump.names))
+    return pump
+
+
+def test_what_the_browser_saw_is_fetched_from_its_writer_alone() -> None:
+    pump = five()
+    seen, mark = behind(pump, C, A, (B, "d:1", "e:1")), len(pump.log)
+    assert ask(pump, C, seen).known
+    assert pump.values(C, "s") == {"n": b"1"}
+    assert asked(pump, mark) == [A]
+
+
+def test_a_made_up_id_costs_one_question_to_the_host_that_its_floor_names() -> None:
+    pump = five()
+    mark = len(pump.log)
+    for number in range(20):
+        assert ask(pump, C, forged(pump, A), key_of(f"made up {number}")).known
+    assert asked(pump, mark) == [A] * 20
+
+
+def test_one_host_refutes_a_floor_that_names_them_all() -> None:
+    pump = five()
+    mark = len(pump.log)
+    everybody = b"".join(forged(pump, name) for name in (A, B, "d:1", "e:1"))
+    assert ask(pump, C, everybody, key_of("made up")).known
+    assert len(asked(pump, mark)) == 1
+
+
+def test_a_writer_that_is_slow_is_not_waited_for_and_all_others_are_asked() -> None:
+    pump = five()
+    pump.cut = {(A, C)}
+    pump.create(A, "s", n="1")
+    assert pump.values(C, "s") is None
+    began, mark = pump.now, len(pump.log)
+    assert ask(pump, C, floor(pump, A)).known
+    assert pump.now - began < 0.06
+    assert sorted(asked(pump, mark)) == [A, B, "d:1", "e:1"]
+
+
+def test_a_writer_that_breaks_off_is_followed_by_all_others_at_once() -> None:
+    pump = five()
+    pump.cut = {(A, C)}
+    pump.create(A, "s", n="1")
+    seen, machine = floor(pump, A), pump.machines[C]
+    pump.do(machine, machine.node.asked(1, local.Ask(9001, KEY, seen, 500), pump.now))
+    began = pump.now
+    pump.kill(A)
+    assert pump.run(1, lambda: machine.reply_to(9001) is not None)
+    assert machine.reply_to(9001).known
+    assert pump.now - began < 0.01
+
+
+def test_a_writer_that_nobody_here_knows_may_have_just_joined_so_all_are_asked(pump: Pump) -> None:
+    pump.cut = {(A, C), (B, C)}
+    pump.seeds = ("d:1", A, B)
+    pump.cut |= {("d:1", C), (C, "d:1")}
+    pump.start("d:1")
+    assert pump.run(0.5, lambda: pump.state(A, "d:1") == pump.state(B, "d:1") == "alive")
+    pump.create("d:1", "s", n="1")
+    seen = floor(pump, "d:1")
+    pump.cut -= {(A, C), (B, C)}
+    assert pump.state(C, "d:1") is None
+    mark = len(pump.log)
+    assert ask(pump, C, seen).known
+    assert pump.values(C, "s") == {"n": b"1"}
+    assert sorted(asked(pump, mark)) == [A, B]
+
+
+def test_the_write_of_a_former_life_of_a_host_is_found_with_those_that_have_it() -> None:
+    pump = five()
+    seen = behind(pump, C, A, (B,))
+    pump.kill(A)
+    pump.run(0.1)
+    pump.start(A, pump.new_tables())
+    assert pump.run(5, lambda: pump.state(C, A) == "alive")
+    pump.machines[C].tables._rows.stored.pop(KEY, None)  # it may have come by itself meanwhile
+    assert ask(pump, C, seen).known
+    assert pump.values(C, "s") == {"n": b"1"}
+
+
+def test_a_floor_of_a_dead_host_is_refuted_by_one_that_has_all_its_log_and_not_beyond_that() -> None:
+    pump = five()
+    pump.create(A, "another", n="1")
+    pump.run(12)  # by then all have said how far they have read its log
+    seen = floor_of(pump.machines[A].tables.replica(key_of("another")) or Replica())
+    pump.kill(A)
+    pump.run(15)
+    mark = len(pump.log)
+    assert ask(pump, C, seen, key_of("made up")).known
+    assert len(asked(pump, mark)) == 1
+    beyond = seen[:4] + (int.from_bytes(seen[4:12], "big") + 9).to_bytes(8, "big")
+    assert not ask(pump, C, beyond, key_of("made up")).known
+
+
+def test_a_writer_that_has_lost_sight_of_a_session_that_is_known_here_is_not_believed(pump: Pump) -> None:
+    """Its copy may be damaged."""
+    pump.create(A, "s", n="1")
+    pump.run(1)
+    pump.cut = {(A, C), (B, C)}
+    record_here = pump.machines[A].tables.perform("load", (KEY,)).answer
+    done = pump.machines[A].tables.perform("update", (KEY, record_here._replace(values={"n": b"2"}, version=2), 1))
+    pump.run(0.3, lambda: pump.values(B, "s") == {"n": b"2"}) or pytest.fail("B has it")
+    seen = floor(pump, A)
+    assert done.time
+    pump.cut = set()
+    pump.machines[A].tables._rows.stored.pop(KEY)
+    assert ask(pump, C, seen).known
+    assert pump.values(C, "s") == {"n": b"2"}
+
+
+def test_made_up_writers_cost_far_fewer_questions_and_none_of_those_about_known_ones() -> None:
+    pump = five()
+    mark = len(pump.log)
+    for number in range(1500):
+        floor_ = old_life(number.to_bytes(4, "big"))
+        pump.ask(C, local.Ask(0, key_of(f"made up {number}"), floor_, 100), seconds=0.005)
+    fetches = len(asked(pump, mark))
+    assert 4 * 200 <= fetches <= 4 * (200 + 100 * 8)  # at once, and in at most eight seconds
+    assert not ask(pump, C, old_life(), key_of("another")).known
+    assert ask(pump, C, forged(pump, A), key_of("another")).known
+
+
+def test_the_late_answer_to_a_question_that_is_over_ends_no_other(pump: Pump) -> None:
+    pump.create(A, "s", n="1")
+    pump.run(1)
+    pump.cut = {(A, C), (B, C)}
+    seen, machine = forged(pump, A), pump.machines[C]
+    pump.do(machine, machine.node.asked(1, local.Ask(9001, KEY, seen, 100), pump.now))
+    assert pump.run(0.2, lambda: machine.reply_to(9001) is not None)
+    assert not machine.reply_to(9001).known
+    pump.do(machine, machine.node.asked(1, local.Ask(9002, KEY, seen, 500), pump.now))
+    pump.heal()
+    assert pump.run(0.4, lambda: machine.reply_to(9002) is not None)
+    assert machine.reply_to(9002).known
+    pump.run(1)
+    assert not machine.reply_to(9001).known

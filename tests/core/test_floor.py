@@ -138,6 +138,18 @@ def test_who_reads_something_newer_is_told(shop: Shop) -> None:
     assert shop.browser.visit(len).action is Action.KEEP
 
 
+def test_a_commit_that_has_to_look_again_looks_for_no_older_session_than_it_was_shown(shop: Shop) -> None:
+    shop.set(a=1)
+    session = shop.browser.begin()
+    session["b"] = 2
+    shown = shop.store.floor(shop.key)
+    shop.store.others(shop.key, c=shop.site.codec.encode(3))
+    shop.site.asked.clear()
+    assert shop.browser.finish(session).action is Action.ISSUE
+    assert [op for op in shop.site.asked if isinstance(op, Load | LoadSeen)] == [LoadSeen(shop.key, shown)]
+    assert shop.browser.sees() == {"a": 1, "b": 2, "c": 3}
+
+
 def test_a_cookie_that_lasts_keeps_its_lifetime_when_the_floor_rises(shop: Shop) -> None:
     shop.browser.visit(lambda session: (session.update(a=1), session.remember(86400)))
     assert shop.set(a=2).cookie_age == 86400

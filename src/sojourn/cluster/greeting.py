@@ -143,6 +143,20 @@ def _myself(host: Host, link: Link, hello: Hello) -> str | None:
     return None
 
 
+def why_turned_away(host: Host, link: Link) -> str | None:
+    """Return why a stream is not even listened to: no name in its certificate may be in this cluster."""
+    if link.identities is None or any(map(host.settings.admits, link.identities)):
+        return None
+    names = ", ".join(sorted(link.identities))[:LONGEST_NAME]
+    return f"{host.me} has members=, and none of them is the certificate's {names or 'name, since there is none'}"
+
+
+def _member(host: Host, link: Link, hello: Hello) -> str | None:
+    if host.admits(hello.name):
+        return None
+    return f"{host.me} has members=, and {hello.name[:LONGEST_NAME]} is none of them"
+
+
 def _identity(host: Host, link: Link, hello: Hello) -> str | None:
     if link.identities is None or host_part(hello.name) in {identity.lower() for identity in link.identities}:
         return None
@@ -184,6 +198,7 @@ _CHECKS: tuple[Callable[[Host, Link, Hello], str | None], ...] = (
     _rules,
     _myself,
     _name,
+    _member,
     _identity,
     _bounds,
     _twin,

@@ -11,7 +11,7 @@ from sojourn.cluster.digests import PairDigests
 from sojourn.cluster.effects import Close, Effect, Reply, Report, Send
 from sojourn.cluster.limits import Bucket
 from sojourn.cluster.member import Members
-from sojourn.cluster.settings import Settings
+from sojourn.cluster.settings import Settings, host_of
 from sojourn.cluster.tables import Clash, Holds, Tables, View
 from sojourn.cluster.wire import Change, Member, Message, Progress
 from sojourn.core.ids import handle_of
@@ -76,7 +76,7 @@ class Host:
         self.links: dict[int, Link] = {}
         self.peers: dict[str, Peer] = {}
         view = tables.view()
-        self.members = Members(_myself(settings, tables, view), view.members, *_patience(settings), now)
+        self.members = Members(_myself(settings, tables, view), view.members, *_patience(settings), now, self.admits)
         self.known = {origin: one for origin, one in tables.progress().items() if origin != tables.origin}
         self.clashes = 0
         self.started = now
@@ -130,6 +130,10 @@ class Host:
     def me(self) -> str:
         """The name of this host."""
         return self.settings.me
+
+    def admits(self, name: str) -> bool:
+        """Tell whether the host that others call *name* may be in the cluster at all, by the settings."""
+        return self.settings.admits(host_of(name))
 
     @property
     def leaving(self) -> bool:

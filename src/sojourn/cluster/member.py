@@ -9,7 +9,7 @@ session moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sojourn.cluster.clock import Origin
@@ -45,12 +45,22 @@ class _Known:
 class Members:
     """The hosts of a cluster as one of them sees them. Methods return whether anything that others see has changed."""
 
-    def __init__(self, me: Member, others: Iterable[Member], silence: float, grace: float, now: float) -> None:
+    def __init__(
+        self,
+        me: Member,
+        others: Iterable[Member],
+        silence: float,
+        grace: float,
+        now: float,
+        admits: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         """*others* are remembered from before: suspect, until they say something.
 
-        A host is suspect after *silence* seconds, and dead *grace* seconds later.
+        A host is suspect after *silence* seconds, and dead *grace* seconds later. What *admits* says may not be in the
+        cluster is not learned, whoever speaks of it.
         """
         self.me = me
+        self._admits = admits
         self._silence, self._grace = silence, grace
         self._others: dict[str, _Known] = {}
         for member in others:
@@ -69,6 +79,10 @@ class Members:
         if name == self.me.name:
             return self.me.state
         return known.state if (known := self._others.get(name)) else None
+
+    def states(self, said: Iterable[Member]) -> dict[str, str]:
+        """Return the states that somebody has said, of those that may be in the cluster."""
+        return {member.name: member.state for member in said if self._admits(member.name)}
 
     def is_ready(self, name: str) -> bool:
         """Tell whether a host has said that it has caught up."""
@@ -191,7 +205,7 @@ class Members:
 
     def _learn(self, said: Member, now: float) -> bool:
         """Begin to know a host: suspect, until something is heard of it."""
-        if len(self._others) >= MOST_MEMBERS - 1:
+        if len(self._others) >= MOST_MEMBERS - 1 or not self._admits(said.name):
             return False
         known = _Known(said.name, said.incarnation, said.origin, said.ready, now, now)
         if said.state in ("dead", "left"):

@@ -206,7 +206,7 @@ class Node:
 
     def accepted(self, link: int, identities: frozenset[str] | None, now: float) -> list[Effect]:
         """Somebody has opened a stream; *identities* are the hosts that the certificate names. None: no TLS."""
-        return self._do(now, lambda: self.host.links.update({link: Link(link, False, "", now, identities)}))
+        return self._do(now, lambda: self.streams.accepted(Link(link, False, "", now, identities)))
 
     def received(self, link: int, message: wire.Message, now: float) -> list[Effect]:
         """A message has come."""
@@ -317,7 +317,7 @@ class Node:
         if self.host.members.told(peer.name, ping.members, self.host.now):
             self.changed()
         peer.progress = ping.progress
-        peer.states = {member.name: member.state for member in ping.members}
+        peer.states = self.host.members.states(ping.members)
         mine = next((member for member in ping.members if member.name == self.host.me), None)
         was_deaf, peer.deaf = peer.deaf, mine is not None and mine.state == "suspect"
         if peer.deaf and not was_deaf:

@@ -1,8 +1,10 @@
 """Questions: what the other hosts have of a session that is missing here, or older here than its browser has seen.
 
-The host that made a write knows best whether it was made: when it has answered, what it lacks was never written, and
-somebody has forged the floor. Where the writer is gone for good, all others must answer. Until then nobody is shown an
-older session; and questions that came to nothing may not come too often, since any browser can ask them.
+The host that made a write knows best whether it was made, and so does one that has said that it has all which that host
+had written by then. So one of these is asked first, and mostly alone: it has what is missing, or it was never written,
+and somebody has forged the floor. Where there is none, or it does not answer, all are asked. A writer that nobody knows
+is no proof of a forgery: it may have joined a moment ago, or be a former life of a host. Until it is settled nobody is
+shown an older session; and questions that came to nothing may not come too often, since any browser can ask them.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sojourn.cluster.clock import Origin
-from sojourn.cluster.host import Host, Link
+from sojourn.cluster.host import Host
 from sojourn.cluster.limits import Bucket, Buckets, Deadlines
 from sojourn.cluster.local import Ask, Asked
 from sojourn.cluster.replica import missing
-from sojourn.cluster.wire import Copies, Fetch, Message
+from sojourn.cluster.wire import Copies, Fetch, Message, Progress
 
 MOST_OPEN = 4096
 VOID_A_SECOND, VOID_AT_ONCE = 500.0, 1000.0  # of a host, for sessions that are here, and as many for others
+WIDE_A_SECOND, WIDE_AT_ONCE = 100.0, 200.0  # of those for others, of which every host is asked
 VOID_A_KEY, VOID_A_KEY_AT_ONCE, KEYS = 1.0, 5.0, 4096
+WIDER_AFTER = 0.05  # seconds until everybody is asked, where the first one has not answered
 
 
 @dataclass(slots=True)
@@ -31,6 +35,10 @@ class _Question:
     open: set[str] = field(default_factory=set)
     """Hosts that have not answered yet."""
     answered: set[str] = field(default_factory=set)
+    gave: set[str] = field(default_factory=set)
+    """Hosts that had a copy."""
+    wide: bool = False
+    """Whether everybody was asked."""
     before: object = None
     """What was here when it was asked."""
     over: bool = False
@@ -44,8 +52,10 @@ class Questions:
         self.asked = self.void = 0
         self._open: dict[tuple[bytes, bytes], _Question] = {}
         self._deadlines: Deadlines[_Question] = Deadlines()
+        self._slow: Deadlines[_Question] = Deadlines()
         self._here = Bucket(VOID_A_SECOND, VOID_AT_ONCE, 0.0, host.now)
         self._nowhere = Bucket(VOID_A_SECOND, VOID_AT_ONCE, 0.0, host.now)
+        self._everywhere = Bucket(WIDE_A_SECOND, WIDE_AT_ONCE, 0.0, host.now)
         self._keys: Buckets[bytes] = Buckets(VOID_A_KEY, VOID_A_KEY_AT_ONCE, KEYS)
 
     def __len__(self) -> int:
@@ -58,7 +68,7 @@ class Questions:
             question.askers.append((worker, request.number))
         elif self._is_here(*name):
             self.host.reply(worker, Asked(request.number, True))
-        elif len(self._open) >= MOST_OPEN or self._too_many(request.key):
+        elif len(self._open) >= MOST_OPEN or self._too_many(*name):
             self.host.reply(worker, Asked(request.number, False))
         else:
             self._begin(worker, request)
@@ -70,10 +80,19 @@ class Questions:
     def _knows(self, key: bytes) -> bool:
         return self.host.members.me.ready and self.host.is_here(key)
 
-    def _too_many(self, key: bytes) -> bool:
-        # Two buckets, so that whoever makes up ids cannot use up the questions of those who have a session.
-        bucket = self._nowhere if self.host.tables.replica(key) is None else self._here
+    def _too_many(self, key: bytes, floor: bytes) -> bool:
+        bucket = self._bucket(key, wide=self._witness(key, floor) is None)
         return bucket.empty(self.host.now) or self._keys.empty(key, self.host.now)
+
+    def _bucket(self, key: bytes, *, wide: bool) -> Bucket:
+        """Return what limits questions about *key*; a *wide* one goes to everybody.
+
+        There are several, so that whoever makes up ids cannot use up the questions of those who have a session, and
+        whoever makes up hosts not those of a few who come to this one first.
+        """
+        if self.host.tables.replica(key) is not None:
+            return self._here
+        return self._everywhere if wide and self._knows(key) else self._nowhere
 
     def _begin(self, worker: int, request: Ask) -> None:
         host = self.host
@@ -83,17 +102,31 @@ class Questions:
         self.asked += 1
         self._open[request.key, request.floor] = question
         self._deadlines.add(question.deadline, question)
-        question.open = {peer.name for peer in host.connected() if host.reachable(peer.name)}
-        for name in sorted(question.open):
-            link = host.peers[name].out
-            if link:
-                self._fetch(question, name, link)
+        if (first := self._witness(request.key, request.floor)) is None:
+            self._ask_all(question)
+        else:
+            self._slow.add(host.now + WIDER_AFTER, question)
+            self._fetch(question, first)
+
+    def _ask_all(self, question: _Question) -> None:
+        """Ask everybody who was not asked yet."""
+        question.wide = True
+        names = {peer.name for peer in self.host.connected() if self.host.reachable(peer.name)}
+        for name in sorted(names - question.open - question.answered):
+            self._fetch(question, name)
         self._look(question)
 
-    def _fetch(self, question: _Question, name: str, link: Link) -> None:
+    def _fetch(self, question: _Question, name: str) -> None:
+        link = self.host.peers[name].out
+        if link is None:
+            return
+        question.open.add(name)
+
         def answered(message: Message) -> bool:
             if not isinstance(message, Copies):
                 return False
+            if message.changes:
+                question.gave.add(name)
             self.host.clashed(self.host.tables.accept(message.changes).clashes)
             if not message.more:
                 question.answered.add(name)
@@ -109,27 +142,66 @@ class Questions:
 
     def _look(self, question: _Question) -> None:
         """End a question that is answered, or that nobody is left to answer."""
+        if question.over:
+            return
         replica = self.host.tables.replica(question.key)
         lacking = missing(question.floor, replica)
-        if lacking and all(self._has_said(origin, question) for origin in lacking):
-            lacking = {}  # their writers know nothing of it
+        if any(self._is_refuted(origin, time, question) for origin, time in lacking.items()):
+            lacking = {}
         if not lacking and (replica is not None or missing(question.floor, None)):
             self._end(question, True)
+        elif not question.open and not question.wide:
+            self._ask_all(question)
         elif not question.open:
-            away = any(self._is_away(origin, question) for origin in lacking)
-            self._end(question, not away and self._all_answered(question))
+            self._end(question, self._is_lost_here(lacking) or self._has_everybody_said(lacking, question))
 
-    def _has_said(self, origin: Origin, question: _Question) -> bool:
-        """Tell whether the host that would have made a write has answered, and would still have it.
+    # -- who can tell ------------------------------------------------------------------------------------------------
 
-        Where sessions move between hosts it may have handed it on: then all must answer.
+    def _witness(self, key: bytes, floor: bytes) -> str | None:
+        """Return a host whose answer will do, most likely: it would have the last of the writes that are missing here.
+
+        That one has often what came before, too. Where it knows of no such write somebody has made up the floor.
+        """
+        lacking = missing(floor, self.host.tables.replica(key))
+        for origin, time in sorted(lacking.items(), key=lambda one: one[1], reverse=True):
+            names = [peer.name for peer in self.host.connected() if self.host.reachable(peer.name)]
+            able = sorted(name for name in names if self._would_have(name, origin, time))
+            maker = self.host.members.of_origin(origin)
+            if able:
+                return maker if maker in able else able[key[0] % len(able)]
+        return None
+
+    def _would_have(self, name: str, origin: Origin, time: int) -> bool:
+        """Tell whether a host has all that *origin* had written by *time*: it is the writer, or has said so."""
+        peer = self.host.peers.get(name)
+        return peer is not None and (peer.origin == origin or peer.progress.get(origin, Progress()).level >= time)
+
+    def _is_refuted(self, origin: Origin, time: int, question: _Question) -> bool:
+        """Tell whether somebody has answered who would have a write, and has not: then all of the floor is made up.
+
+        A floor names writes that were in one copy, so that none of them is true where one is not. Where sessions move
+        between hosts a writer may have handed the session on: there all must answer.
         """
         if self.host.settings.copies is not None:
             return False
-        name = self.host.members.of_origin(origin)
-        if name == self.host.me:
-            return not question.open  # a power cut may have taken it here, after others had it
-        return name in question.answered
+        return any(self._would_have(name, origin, time) for name in self._believed(question))
+
+    def _believed(self, question: _Question) -> set[str]:
+        """Return those that have answered, without who knows nothing of a session that is known here.
+
+        Its copy may be damaged. The same goes for all who know nothing, while this host itself still catches up.
+        """
+        nowhere = question.before is None and self.host.members.me.ready
+        return question.answered if nowhere else question.answered & question.gave
+
+    def _is_lost_here(self, lacking: dict[Origin, int]) -> bool:
+        """Tell whether all that is missing was written by this host: a power cut took it, and nobody had it."""
+        mine = self.host.tables.origin
+        return self.host.settings.copies is None and bool(lacking) and all(origin == mine for origin in lacking)
+
+    def _has_everybody_said(self, lacking: dict[Origin, int], question: _Question) -> bool:
+        away = any(self._is_away(origin, question) for origin in lacking)
+        return not away and self._all_answered(question)
 
     def _is_away(self, origin: Origin, question: _Question) -> bool:
         """Tell whether the host that would have made a write is known and has not answered; even if it is dead.
@@ -153,7 +225,7 @@ class Questions:
         question.over = True
         if self.host.tables.replica(question.key) == question.before:
             self.void += 1
-            (self._nowhere if question.before is None else self._here).spend(self.host.now)
+            self._bucket(question.key, wide=question.wide).spend(self.host.now)
             self._keys.spend(question.key, self.host.now)
         for worker, number in question.askers:
             self.host.reply(worker, Asked(number, known))
@@ -168,13 +240,16 @@ class Questions:
                 self._look(question)
 
     def expired(self) -> None:
-        """End the questions whose time is over."""
+        """End the questions whose time is over, and ask more hosts where one is slow."""
+        for question in self._slow.expired(self.host.now):
+            if not question.wide:
+                self._ask_all(question)
         for question in self._deadlines.expired(self.host.now):
             self._end(question, self._is_here(question.key, question.floor))
 
     def due(self) -> float:
-        """Return when the next one is over."""
-        return self._deadlines.due()
+        """Return when the next one is over, or slow."""
+        return min(self._deadlines.due(), self._slow.due())
 
     def forget(self, worker: int) -> None:
         """A worker is gone."""

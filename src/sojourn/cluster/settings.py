@@ -20,13 +20,16 @@ from urllib.parse import parse_qsl, quote, urlencode
 from sojourn.errors import ConfigurationError
 
 PORT = 7946
+LONGEST_HOST = 255
 MOST_SEEDS = 256  # as many hosts as a cluster may have
+MOST_PATTERNS = 256  # of names that may be in it
 MOST_COPIES = 16
 SMALLEST, LARGEST = 4 << 20, 1 << 46  # bytes, as of ``local:``
 WAIT = 1.0  # seconds
 
 _HOST = re.compile(r"(\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(:(?P<port>[0-9]{1,6}))?")
 _CLUSTER = re.compile(r"[\w.-]{1,64}")
+_LABEL = re.compile(r"[0-9a-z_]([0-9a-z_-]{0,61}[0-9a-z_])?", re.ASCII)  # of a host's name, between two dots
 _SCHEME = "peers"
 
 
@@ -43,6 +46,9 @@ class Settings:
     path: str
     """The directory of this host's storage."""
     cluster: str = "sojourn"
+    members: tuple[str, ...] = ()
+    """Who may be in the cluster: names and addresses, and ``*.example.com`` for one label more. Empty: who has a
+    certificate of the authority."""
     copies: int | None = None
     """Hosts that keep a session; None: all."""
     acks: int | None = 1
@@ -94,9 +100,15 @@ class Settings:
         """The URL that says all of this, whoever reads it."""
         said = {_BY_FIELD.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
         said["copies"], said["acks"] = _or_all(self.copies), _or_all(self.acks)
+        said["members"] = ",".join(self.members) or None
         said["sync"] = None if self.sync is None else "yes" if self.sync else "no"
         query = {name: value for name, value in said.items() if name != "seeds" and value is not None}
-        return f"{_SCHEME}://{','.join(self.seeds)}?{urlencode(query, quote_via=quote, safe='/:[],')}"
+        return f"{_SCHEME}://{','.join(self.seeds)}?{urlencode(query, quote_via=quote, safe='/:[],*')}"
+
+    def admits(self, host: str) -> bool:
+        """Tell whether *host*, a name or an address without a port, may be in the cluster."""
+        named = not host.startswith("*.") and host in self.members  # a certificate for many hosts names none of them
+        return not self.members or named or _widened(host) in self.members
 
     def __str__(self) -> str:
         return f"{_SCHEME}://{','.join(self.seeds)}"
@@ -122,6 +134,12 @@ def is_loopback(name: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _widened(host: str) -> str | None:
+    """Return the pattern that stands for *host* and its neighbours; None where its first label is none."""
+    label, _, rest = host.partition(".")
+    return f"*.{rest}" if _LABEL.fullmatch(label) else None
 
 
 def _or_all(number: int | None) -> str:
@@ -178,6 +196,28 @@ def _name(text: str) -> str:
 
 def _address(_: str, value: str) -> str:
     return _name(value)
+
+
+def _members(name: str, value: str) -> tuple[str, ...]:
+    patterns = tuple(dict.fromkeys(_pattern(name, one) for one in value.split(",")))
+    if len(patterns) > MOST_PATTERNS:
+        raise _wrong(f"{name}= has {len(patterns)} names", f"give {MOST_PATTERNS} at most, or patterns")
+    return patterns
+
+
+def _pattern(name: str, text: str) -> str:
+    """Return a name, an address or ``*.`` and a name, in the one spelling that certificates are read in."""
+    pattern = text.lower().strip("[]")
+    labels = pattern.removeprefix("*.").split(".")
+    if all(map(_LABEL.fullmatch, labels)) and len(pattern) <= LONGEST_HOST and not labels[-1].isdecimal():
+        return pattern
+    try:
+        return str(ipaddress.ip_address(pattern))
+    except ValueError:
+        raise _wrong(
+            f"{name}={text[:80]} is no name",
+            "write names as certificates have them, without a port, or *.example.com for all names of one label more",
+        ) from None
 
 
 def _copies(name: str, value: str) -> int | None:
@@ -243,6 +283,7 @@ _SETTINGS: dict[str, Callable[[str, str], Any]] = {
     "listen": _address,
     "path": _directory,
     "cluster": _cluster,
+    "members": _members,
     "copies": _copies,
     "acks": _acks,
     "alone": _alone,
@@ -288,6 +329,9 @@ def _checked(settings: Settings) -> Settings:
                     f"{name} is on the network, where whoever reaches a host could read and change every session",
                     "give tls=DIRECTORY with ca.pem, host.pem and host.key; sojourn cluster certs makes them",
                 )
+    for name in (*settings.seeds, settings.me):
+        if not settings.admits(host_of(name)):
+            raise _wrong(f"{name} is no member by members={','.join(settings.members)}", "add its name there")
     if settings.copies and settings.acks and settings.acks >= settings.copies:
         raise _wrong(
             f"acks={settings.acks} other hosts are to have a write of which there are copies={settings.copies} in all",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sojourn.cluster import wire
-from sojourn.cluster.greeting import ITSELF, why_not
+from sojourn.cluster.greeting import ITSELF, why_not, why_turned_away
 from sojourn.cluster.host import Link, Peer, rules_of
 from sojourn.cluster.serving import Unfit
 
@@ -18,6 +18,12 @@ class Streams:
 
     def __init__(self, node: Node) -> None:
         self._node, self._host = node, node.host
+
+    def accepted(self, link: Link) -> None:
+        """Take in a stream that somebody has opened; who has no business here is told so at once."""
+        self._host.links[link.number] = link
+        if why := why_turned_away(self._host, link):
+            self._refuse(link, why)
 
     def shut(self, link: Link, why: str) -> None:
         """Close a stream and forget it."""
@@ -103,7 +109,7 @@ class Streams:
         if host.members.told(peer.name, hello.members, host.now) or changed:
             self._node.changed()
         peer.progress = hello.progress
-        peer.states = {member.name: member.state for member in hello.members}
+        peer.states = host.members.states(hello.members)
         self._node.catching_up.greeted(peer)
         if link.dialed:
             peer.out = link

@@ -6,7 +6,7 @@ both have said hello no other kind is read. Who the sender is says its certifica
 
 Each ordered pair of hosts has one stream: the one that opened it sends the changes of its log on it, and its questions;
 the other acknowledges and answers. New fields are added at the end with a default, so that N and N+1 read each other;
-a change that N cannot read takes a new version number, and both speak the lower one.
+a change that N cannot read, such as any of a NamedTuple, takes a new version number, and both speak the lower one.
 """
 
 from __future__ import annotations

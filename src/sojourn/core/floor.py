@@ -67,8 +67,12 @@ def is_settled(session: Session) -> bool:
 
 
 def committing(flow: Flow[Outcome], session: Session) -> Flow[Outcome]:
-    """Return *flow*, which commits *session*, with an outcome whose token says what the browser sees by then."""
-    outcome = yield from flow
+    """Return *flow*, which commits *session*, with an outcome whose token says what the browser sees by then.
+
+    Where it has to look again, after a STALE, it looks for no older session than the request was shown: a host that is
+    behind must not have its changes merged into what it has, and show that to the browser as the newest.
+    """
+    outcome = yield from _looking(flow, _shown(session))
     opened = session.opened
     if outcome.action is Action.EXPIRE or opened.record is None or opened.id is None or opened.key is None:
         return outcome
@@ -81,6 +85,11 @@ def committing(flow: Flow[Outcome], session: Session) -> Flow[Outcome]:
     if not seen or seen == opened.floor:
         return outcome
     return Outcome(Action.ISSUE, opened.id, opened.record.cookie_age, outcome.events, seen)
+
+
+def _shown(session: Session) -> Mapping[bytes, bytes]:
+    opened = session.opened if session.looked else None
+    return {opened.key: opened.record.seen} if opened and opened.key and opened.record else {}
 
 
 def _looking(flow: Flow[T], floors: Mapping[bytes, bytes]) -> Flow[T]:

@@ -19,6 +19,8 @@ _log = logging.getLogger("sojourn.store")
 
 _CRL = re.compile(r"-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----")
 
+_OWN_AUTHORITY = re.compile(r"sojourn test authority [0-9a-f]{8}")  # as crypto/certificates.py names what it makes
+
 
 def context_of(place: str, ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
     """Return what verifies servers: by the authorities in *ca*, or the system's when that is None.
@@ -141,6 +143,25 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> N
     for side in (one, other, one, other):
         with suppress(ssl.SSLWantReadError):
             side.do_handshake()
+
+
+def other_authorities(directory: str | os.PathLike[str]) -> list[str]:
+    """Return the names of authorities in ``ca.pem`` that ``sojourn cluster certs`` has not made for one cluster alone.
+
+    Empty where the file cannot be read; ``HostCertificates`` says why.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(Path(directory) / "ca.pem")
+    except OSError:  # ssl.SSLError is one
+        return []
+    names = (_common_name(certificate) for certificate in context.get_ca_certs())
+    return [name for name in names if not _OWN_AUTHORITY.fullmatch(name)]
+
+
+def _common_name(certificate: Mapping[str, Any]) -> str:
+    fields = dict(field for part in certificate.get("subject", ()) for field in part)
+    return str(fields.get("commonName") or fields.get("organizationName") or "an authority without a name")
 
 
 def identities(certificate: Mapping[str, Any] | None) -> frozenset[str]:

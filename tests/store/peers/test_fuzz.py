@@ -6,12 +6,15 @@ import asyncio
 import random
 import ssl
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from typing import Any
 
 import msgspec
 import pytest
+from tests.cluster.pump import Pump
 from tests.servers.certificates import Authority
 from tests.store.peers.wires import HELLO, PoliteNode, connected, directories, is_closed, run, running
 
@@ -20,6 +23,7 @@ from sojourn.cluster.clock import Stamp
 from sojourn.cluster.replica import Cell, Head, Mark, Replica, Times
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import LENGTH, Change, Changes, Progress, to_frame
+from sojourn.store.peers import streams
 from sojourn.store.peers.engine import Engine
 from sojourn.store.peers.streams import Link
 
@@ -198,6 +202,80 @@ def test_fuzzed_frames_over_real_sockets_leave_the_engine_serving(secured: bool)
                     other.dial(one.engine.settings.me)
                     while not other.node.told("received"):
                         await asyncio.sleep(0.01)
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_ten_million_bytes_of_damaged_messages_harm_no_reader_and_no_node() -> None:
+    """Frames of real messages with some bits turned: what can still be read goes to a real node, as of a host."""
+    dice = random.Random(96)
+    pump = Pump("a:1", "b:1")
+    pump.start_all()
+    assert pump.run(5, lambda: pump.is_ready("a:1") and pump.is_ready("b:1"))
+    node, size, read, numbers = pump.machines["a:1"].node, 0, 0, count(10_000)
+    link = began_as_host(pump, next(numbers))
+    started = time.process_time()
+    while size < 10_000_000:
+        body = bytearray(to_frame(dice.choice([*OTHERS, HELLO]))[LENGTH:])
+        for _ in range(dice.randrange(1, 9)):
+            body[dice.randrange(len(body))] ^= 1 << dice.randrange(8)
+        size += LENGTH + len(body)
+        frames = wire.Frames()
+        frames.greeted = True
+        try:
+            (message,) = frames.feed(framed(bytes(body)))
+        except wire.Malformed:
+            continue
+        read += 1
+        if link not in node.host.links:
+            link = began_as_host(pump, next(numbers))
+        node.received(link, message, pump.now)
+    assert read > 1_000
+    assert time.process_time() - started < 120  # some 100 bytes each, so that no one of them takes long
+    assert pump.create("b:1", "afterwards", n="1").enough
+
+
+def began_as_host(pump: Pump, link: int) -> int:
+    """Open a stream to the first host as a third one that says hello; return its number."""
+    node = pump.machines["a:1"].node
+    node.accepted(link, None, pump.now)
+    node.received(link, wire.Hello(wire.VERSIONS, "sojourn", "copies=all", "c:1", b"orig", {}, ()), pump.now)
+    assert node.host.links[link].greeted
+    return link
+
+
+@pytest.mark.parametrize("greeted", [False, True], ids=["before hello", "after hello"])
+def test_a_length_is_only_a_promise_and_takes_no_memory(greeted: bool) -> None:
+    frames = wire.Frames()
+    frames.greeted = greeted
+    most = wire.MOST if greeted else wire.MOST_HELLO
+    tracemalloc.start()
+    try:
+        assert list(frames.feed(most.to_bytes(LENGTH, "big") + b"x")) == []
+        with pytest.raises(wire.Malformed, match="at most"):
+            list(wire.Frames().feed(b"\xff" * LENGTH))
+        assert tracemalloc.get_traced_memory()[1] < 65_536
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_hello_that_comes_byte_by_byte_has_no_more_time_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "GREETING", 0.3)
+    hello = to_frame(HELLO)
+
+    async def story() -> None:
+        async with running() as one:
+            reader, writer = await connected(one)
+            ended = asyncio.create_task(is_closed(reader))
+            for number in range(len(hello) - 1):
+                writer.write(hello[number : number + 1])
+                await asyncio.wait([ended], timeout=0.02)
+                if ended.done():
+                    break
+            assert await ended
+            assert one.node.told("received") == []
+            writer.close()
 
     run(story)
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from tests.servers.process import until
-from tests.store.peers.harness import Host, Hosts, empty, runs
+from tests.store.peers.harness import Host, Hosts, at_rest, empty, parts, runs
+from tests.store.peers.harness import put as put_back
 
 from sojourn.core.capability import Floor, LoadSeen
 from sojourn.core.ops import Create, Load, Update, Written
@@ -123,6 +124,21 @@ def test_a_host_that_lost_its_disk_serves_at_once_what_others_have(hosts: Hosts)
         assert found._replace(seen=b"") == record
     hosts.wait()
     hosts.settle()
+
+
+def test_a_session_whose_copy_is_damaged_on_one_host_is_served_there_from_another(
+    hosts: Hosts, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser = Browser(in_turns(hosts))
+    browser.visit(put("cart", 7))  # looks on the first host, writes on the second
+    assert browser.id
+    hosts.settle()
+    key, damaged = browser.id.private, hosts[2]
+    before, frame, meta = parts(at_rest(damaged, key) or b"")
+    put_back(damaged, key, before + bytes([*frame[:-1], frame[-1] ^ 4]) + meta)
+    assert browser.sees() == {"cart": 7}  # looks on the third
+    assert any("has an unreadable record" in line.getMessage() for line in caplog.records)
+    assert parts(at_rest(damaged, key) or b"")[1] == frame  # mended
 
 
 def test_a_forged_floor_is_answered_and_changes_nothing(hosts: Hosts) -> None:

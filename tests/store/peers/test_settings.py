@@ -37,7 +37,7 @@ def test_the_same_url_on_all_hosts_says_on_each_which_it_is() -> None:
 
 def test_every_setting_arrives() -> None:
     settings = read(
-        f"{APPS}&self=App9:1&listen=[::]:7000&path=/var/lib/shop&cluster=shop&copies=3&acks=2&alone=refuse&wait=250ms"
+        f"{APPS}&self=App9:1&listen=[::]:7000&path=/var/lib/shop&cluster=shop&members=App1,app2,app3,app9,*.shop&copies=3&acks=2&alone=refuse&wait=250ms"
         "&sync=no&max_size=8GiB&suspect_after=2s&dead_after=30&beat=.5"
     )
     assert settings == Settings(
@@ -46,6 +46,7 @@ def test_every_setting_arrives() -> None:
         listen="[::]:7000",
         path="/var/lib/shop",
         cluster="shop",
+        members=("app1", "app2", "app3", "app9", "*.shop"),
         copies=3,
         acks=2,
         alone="refuse",
@@ -63,6 +64,7 @@ def test_every_setting_arrives() -> None:
     "url",
     [
         APPS,
+        f"{APPS}&members=app1,app2,app3,*.shop.example,[FD00:0::1],10.0.0.1",
         f"{TWO}?self=127.0.0.1:7002&acks=all&path=/srv/a b/c&100%25",
         "peers://[FD00:0::1]:7946?tls=/etc/so%26journ&path=/x?y#z".replace("#", "%23"),
     ],
@@ -111,6 +113,15 @@ def test_a_name_that_the_operator_gives_is_taken_as_it_is() -> None:
         (f"{APPS}&wait=nan", {}, "0.001 to 3600"),
         (f"{APPS}&path=sessions", {}, "begin it with /"),
         (f"{APPS}&cluster=a b", {}, "no name"),
+        (f"{APPS}&members=", {}, r"members= is no name; .* or \*\.example\.com"),
+        (f"{APPS}&members=app1,*", {}, r"members=\* is no name"),
+        (f"{APPS}&members=app*.example", {}, "is no name"),
+        (f"{APPS}&members=*.*.example", {}, "is no name"),
+        (f"{APPS}&members=*.0.0.1", {}, "is no name"),
+        (f"{APPS}&members=a..b", {}, "is no name"),
+        (f"{APPS}&members=app1:7946", {}, "without a port"),
+        (f"{APPS}&members=app1,app2", {}, "app3:7946 is no member by members=app1,app2; add its name there"),
+        (f"{APPS}&self=app9&members=app1,app2,app3", {}, "app9:7946 is no member"),
         (f"{APPS}&max_size=1KiB", {}, "4MiB to 64TiB"),
         (f"{APPS}&beat=1&suspect_after=1", {}, "half of it at most"),
         (f"{APPS}&sync=maybe", {}, "write yes or no"),
@@ -126,6 +137,13 @@ def test_a_wrong_setting_is_named_with_its_cure(url: str, how: dict[str, Any], w
     with pytest.raises(ConfigurationError, match=words) as caught:
         read(url, **how)
     assert "secret" not in str(caught.value)
+
+
+def test_a_pattern_stands_for_names_of_one_label_more_and_a_name_for_itself() -> None:
+    settings = Settings(seeds=(), me="", listen="", path="", members=("*.shop.example", "db1", "10.0.0.1", "fd00::1"))
+    let_in = ["app1.shop.example", "db1", "10.0.0.1", "fd00::1"]
+    refused = ["shop.example", ".shop.example", "a.b.shop.example", "*.shop.example", "xshop.example", "db1.example"]
+    assert [name for name in (*let_in, *refused, "db", "10.0.0.2", "") if settings.admits(name)] == let_in
 
 
 def test_a_machine_knows_its_own_addresses() -> None:

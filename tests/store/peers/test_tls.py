@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,79 @@ def test_a_dialled_host_that_is_another_is_unreachable(loop: str, town: Town, ca
 
     run(story, loop=loop)
     assert any("certificate is refused: IP address mismatch" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("case", ["of another authority", "expired", "revoked"])
+def test_a_dialled_host_with_the_wrong_certificate_is_told_nothing(loop: str, town: Town, case: str) -> None:
+    """Not even a hello: that names all hosts."""
+    if case == "of another authority":
+        wrong, _ = town.host(by=Authority())
+    elif case == "expired":
+        wrong, _ = town.host(since=PAST, ends=PAST + datetime.timedelta(days=1))
+    else:
+        wrong, serial = town.host()
+        town.authority.revoke(town.own, serial)
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+        writer.close()
+
+    async def story() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(wrong / "host.pem", wrong / "host.key")
+        server = await asyncio.start_server(serve, NAME, 0, ssl=context)
+        async with running(town.own) as one, server:
+            one.dial(f"{NAME}:{server.sockets[0].getsockname()[1]}")
+            await until(lambda: one.node.told("unreachable"), "it is refused")
+            assert one.node.told("dialed") == []
+        assert not any(heard)
+
+    run(story, loop=loop)
+
+
+def test_recorded_traffic_that_is_sent_once_more_reaches_nobody(loop: str, town: Town) -> None:
+    """TLS 1.3 without resumption: what one stream carried is noise in another."""
+    other, _ = town.host()
+    recorded = bytearray()
+
+    async def story() -> None:
+        async with running(town.own) as one, running(other) as two:
+
+            async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                there, to = await connected(one)
+                back = asyncio.create_task(pipe(there, writer, bytearray()))
+                await pipe(reader, to, recorded)
+                await back
+
+            server = await asyncio.start_server(relay, NAME, 0)
+            async with server:
+                two.dial(f"{NAME}:{server.sockets[0].getsockname()[1]}")
+                await until(lambda: two.node.told("received"), "both have said hello")
+                link = two.node.told("dialed")[0][0]
+                two.send(link, wire.Goodbye(True))
+                await until(lambda: len(one.node.told("received")) == 2, "the goodbye is there")
+                two.engine.links[link].transport.abort()
+                await until(lambda: one.node.told("closed"), "the stream has ended")
+            one.node.events.clear()
+            for data in (recorded, recorded + recorded, recorded[len(recorded) // 2 :]):
+                reader, writer = await connected(one)
+                writer.write(data)
+                writer.write_eof()
+                assert await is_closed(reader)
+                writer.close()
+            assert one.node.told("accepted") == one.node.told("received") == []
+
+    run(story, loop=loop)
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, copy: bytearray) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            copy += data
+            writer.write(data)
+            await writer.drain()
+    writer.close()
 
 
 def test_a_dialled_host_without_tls_is_unreachable(loop: str, town: Town) -> None:

@@ -10,6 +10,7 @@ from sojourn.cluster.settings import Settings
 from sojourn.cluster.tables import View
 from sojourn.core.capability import Finding
 from sojourn.store.peers.start import why_not
+from sojourn.store.tls import other_authorities
 
 if TYPE_CHECKING:
     from sojourn.store.peers.tables import HostTables
@@ -20,6 +21,17 @@ def findings(settings: Settings, tables: HostTables) -> list[Finding]:
     return [*tables.examine(), *_of_cluster(settings, tables.view(), why_not(Path(settings.path)))]
 
 
+def _of_authorities(settings: Settings) -> Iterator[Finding]:
+    others = other_authorities(settings.tls) if settings.tls and not settings.members else []
+    if others:
+        yield Finding(
+            f"Every host with a certificate of {' or '.join(map(repr, others))} may join this cluster.",
+            "If that authority signs for other machines, too, each of them can read and change every session.",
+            "Say which names may be in it, such as members=*.shop.example, on all hosts; or use an authority for this "
+            "cluster alone (sojourn cluster certs).",
+        )
+
+
 def _of_cluster(settings: Settings, view: View, failed: str | None) -> Iterator[Finding]:
     if failed:
         yield Finding(
@@ -27,6 +39,7 @@ def _of_cluster(settings: Settings, view: View, failed: str | None) -> Iterator[
             "Nothing reaches the other hosts, and nothing comes from them.",
             "Mend that; the next write starts it again.",
         )
+    yield from _of_authorities(settings)
     others = [member for member in view.members if member.name != settings.me and member.state != "left"]
     if not others:
         yield Finding(
