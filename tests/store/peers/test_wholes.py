@@ -1,4 +1,4 @@
-"""Complete copies travel as they lie in storage: what arrives is what was sent, or it is refused, and never half of it."""
+"""Complete copies travel as they lie in storage: what arrives is what was sent, or is refused, and never half of it."""
 
 from __future__ import annotations
 
