@@ -31,6 +31,15 @@ def test_a_small_cluster_keeps_its_promises_and_its_history_can_be_read_elsewher
     assert sum(isinstance(line, Sent) for line in history) > 20
 
 
+def test_a_host_that_joins_has_a_name_of_its_own_also_where_another_has_left() -> None:
+    simulation = Simulation(2, Shape(browsers=2, requests=8, joins=True, leaves=True, seconds=3.0))
+    names = {host.name for host in simulation.members}
+    simulation._leave()
+    simulation._advance(3.0)
+    simulation._join()
+    assert simulation.members[-1].name not in names
+
+
 def test_a_seed_can_be_repeated(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulation, "_repeatable", lambda: None)
     assert simulation.main(["7", "--story"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from sojourn.cluster import wire
+from sojourn.testing.sim_faults import Faults
 from sojourn.testing.sim_network import FULL, SLOWEST_DIAL, SimNetwork
 
 
@@ -13,6 +14,7 @@ class Recorder:
 
     def __init__(self, name: str, network: SimNetwork) -> None:
         self.name, self.up, self.asleep_until = name, True, 0.0
+        self.agent_up, self.ended = True, False
         self.heard: list[tuple[object, ...]] = []
         self.links: list[int] = []
         network.hosts[name] = self
@@ -111,6 +113,17 @@ def test_a_paused_host_hears_everything_when_it_goes_on() -> None:
     assert other.numbers == []
     network.clock.run(3.1)
     assert other.numbers == [0, 1, 2]
+
+
+def test_a_host_that_is_paused_when_all_faults_end_hears_nothing_new_before_what_is_old() -> None:
+    network, one, other = two()
+    other.asleep_until = 3.0
+    send(network, one.links[0], 0, 3)
+    network.clock.run(2.0)
+    Faults(network, [], Random(1), lambda: [other]).end_all()  # type: ignore[list-item,return-value]
+    send(network, one.links[0], 3, 6)
+    network.clock.run(3.1)
+    assert other.numbers == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_writer_whose_reader_is_away_is_told_to_wait_and_then_to_go_on() -> None:

@@ -150,8 +150,7 @@ class Faults:
             self.note("agent started", host.name)
 
     def end_all(self) -> None:
-        """Let everything be well again."""
+        """Let everything be well again. A paused host goes on in its time: it must not hear new messages before old."""
         self.heal()
         for host in self._members():
             self.raise_up(host)
-            host.asleep_until = 0.0

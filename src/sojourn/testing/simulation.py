@@ -192,7 +192,7 @@ class Simulation:
         browser.send(does, done=lambda: self._go_on(browser, left - 1))
 
     def _join(self) -> None:
-        name = f"host{len(self.members)}:7946"
+        name = f"host{self.shape.hosts}:7946"
         seeds = tuple(host.name for host in self.members[:2])
         host = self._host(name, (*seeds, name))
         self.members.append(host)
@@ -210,6 +210,7 @@ class Simulation:
     def _watch(self, host: SimHost, until: float) -> None:
         if host.ended:
             self.members.remove(host)
+            self.leaving.discard(host.name)
             del self.network.hosts[host.name]
             self.faults.note("left", host.name)
         elif self.clock.now < until:
@@ -225,14 +226,15 @@ class Simulation:
         until = self.clock.now + REST
         self._advance(1.0)
         while self.clock.now < until:
-            if (
-                not (any(host.is_busy for host in self.members) or any(one.is_busy for one in self.browsers))
-                and self._is_quiet()
-            ):
+            if not self._is_busy() and self._is_quiet():
                 self.faults.note("quiet")
                 return True
             self._advance(0.5)
         return False
+
+    def _is_busy(self) -> bool:
+        browsers = any(one.is_busy for one in self.browsers)
+        return browsers or any(host.is_busy or host.asleep_until > self.clock.now for host in self.members)
 
     def _is_quiet(self) -> bool:
         copies = self.copies()
