@@ -253,6 +253,63 @@ def test_with_copies_everywhere_leaving_waits_until_the_others_have_all() -> Non
     assert pump.create(HOSTS[1], "t", n="1").enough
 
 
+def test_a_host_does_not_leave_the_only_copy_of_a_write_to_one_other_while_a_third_is_away() -> None:
+    pump = Pump(*HOSTS[:3])
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in HOSTS[:3]))
+    pump.kill(HOSTS[2])
+    assert pump.create(HOSTS[0], "s", n="1").enough
+    assert not pump.ask(HOSTS[1], local.Leave(0, 1_000)).view["left"]  # suspect
+    pump.run(20)
+    assert not pump.ask(HOSTS[1], local.Leave(0, 1_000)).view["left"]  # dead
+    pump.start(HOSTS[2])
+    assert pump.ask(HOSTS[1], local.Leave(0, 20_000), seconds=25).view["left"]
+    assert pump.values(HOSTS[2], "s") == {"n": b"1"}
+
+
+def test_a_dead_host_that_was_forgotten_keeps_nobody_from_leaving() -> None:
+    pump = Pump(*HOSTS[:3])
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in HOSTS[:3]))
+    pump.kill(HOSTS[2])
+    pump.run(20)
+    assert pump.ask(HOSTS[1], local.Forget(0, HOSTS[2])).view["forgotten"]
+    assert pump.ask(HOSTS[1], local.Leave(0, 20_000), seconds=25).view["left"]
+
+
+def test_what_a_leaving_host_has_acknowledged_to_the_last_is_on_two_others() -> None:
+    pump = Pump(*HOSTS[:3])
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in HOSTS[:3]))
+    pump.cut = {(HOSTS[0], HOSTS[2]), (HOSTS[2], HOSTS[0])}
+    leaver = pump.machines[HOSTS[1]]
+    pump.do(leaver, leaver.node.asked(1, local.Leave(0, 20_000), pump.now))
+    pump.create(HOSTS[1], "of its own", n="1")  # so that it goes on before it has told the others
+    acknowledged = []
+    for number in range(1000):
+        if pump.create(HOSTS[0], f"s{number}", n="1").enough:
+            acknowledged.append(f"s{number}")
+        pump.run(0.02)
+        if leaver.ended:
+            break
+    assert leaver.ended
+    pump.run(1)
+    assert [text for text in acknowledged if not pump.values(HOSTS[2], text)] == []
+
+
+def test_a_host_that_begins_anew_expects_no_acknowledgement_of_one_that_had_left() -> None:
+    pump = Pump(*HOSTS[:3], acks=2)
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in HOSTS[:3]))
+    assert pump.ask(HOSTS[1], local.Leave(0, 20_000), seconds=25).view["left"]
+    assert pump.create(HOSTS[0], "s", n="1").enough
+    pump.kill(HOSTS[0])
+    pump.run(0.1)
+    pump.start(HOSTS[0], pump.new_tables())
+    assert pump.run(5, lambda: pump.is_ready(HOSTS[0]))
+    assert pump.create(HOSTS[0], "t", n="1").enough
+
+
 def test_a_copy_that_is_missing_although_everything_was_shipped_is_found_and_brought() -> None:
     pump = Pump(*HOSTS[:2])
     pump.start_all()

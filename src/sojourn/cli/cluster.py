@@ -195,7 +195,7 @@ def leave(args: argparse.Namespace) -> int:
         print(f"{settings.me} has left: its sessions are on other hosts.")
         return 0
     print(
-        f"sojourn cluster leave: {view.get('remaining', 'some')} sessions are not on enough other hosts yet, and "
+        f"sojourn cluster leave: {view.get('remaining') or 'some'} sessions are not on enough other hosts yet, and "
         f"{settings.me} is still a member; see sojourn cluster status, and try again with a longer --wait",
         file=sys.stderr,
     )

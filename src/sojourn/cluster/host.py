@@ -154,8 +154,20 @@ class Host:
         return set(self.settings.seeds) - {self.me}
 
     def unheard(self) -> bool:
-        """Tell whether there is a host of the settings of which nothing was heard yet."""
-        return any(self.members.state(name) is None for name in self.seeds())
+        """Tell whether there is a host of the settings of which nothing was heard yet, not even that it has left."""
+        return bool(self._unheard_of())
+
+    def _unheard_of(self) -> set[str]:
+        left = {name for peer in self.peers.values() for name, state in peer.states.items() if state == "left"}
+        return {name for name in self.seeds() - left if self.members.state(name) is None}
+
+    def told(self, peer: Peer, members: Iterable[Member]) -> None:
+        """Note in which state a host says that each is."""
+        peer.states = self.members.states(members)
+        self._count_expected()
+
+    def _count_expected(self) -> None:
+        self.expected = len(self.members.others()) + len(self._unheard_of())
 
     def progress(self) -> dict[Origin, Progress]:
         """Return how far each log is stored here, as others are told: of those that ended long ago nobody asks."""
@@ -169,8 +181,7 @@ class Host:
     def members_changed(self) -> bool:
         """Let the workers know; return whether sessions are to be spread anew."""
         self.tables.keep_view(View(self.members.all(), self.members.me.ready))
-        others = self.members.others()
-        self.expected = len(others) + sum(self.members.state(name) is None for name in self.seeds())
+        self._count_expected()
         placed = self.members.placed()
         moved = placed != self._placed
         self._placed = placed

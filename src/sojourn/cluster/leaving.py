@@ -19,6 +19,8 @@ class Leaving:
         self.host, self._shipping, self._comparing, self._handover = host, shipping, comparing, handover
         self._asked: list[tuple[int, int]] = []
         self._deadline = float("inf")
+        self._is_known = False
+        """Whether the others know it, so that nothing is acknowledged any more by what lies here."""
         self._status: Callable[[], dict[str, Any]] = dict
 
     def begin(self, worker: int, request: Leave, status: Callable[[], dict[str, Any]]) -> None:
@@ -28,8 +30,12 @@ class Leaving:
         self._deadline = self.host.now + request.wait_ms / 1000
         if not self.host.leaving:
             self.host.members.leaves()
-            self._comparing.urgently()
-            self._handover.urgently()
+            self._is_known = False
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        self._comparing.urgently()
+        self._handover.urgently()
 
     def due(self) -> float:
         """Return when it is given up."""
@@ -65,11 +71,26 @@ class Leaving:
         there = [name for name in others if self.host.reachable(name)]
         if len(there) < len(others) and self.host.settings.copies is not None:
             return False
-        if not there or any(self._shipping.level(name) < self._shipping.end() for name in there):
+        if len(there) < self._enough() or any(self._shipping.level(name) < self._shipping.end() for name in there):
+            return False
+        if not self._is_known:
+            if all(self.host.peers[name].states.get(self.host.me) == "left" for name in there):
+                self._is_known = True
+                self._hand_on()  # until now a write may have been acknowledged since it was here
             return False
         if self.host.settings.copies is not None:
             return self._handover.is_done()
         return not any(self._comparing.rounds[name].urgent for name in there)
+
+    def _enough(self) -> int:
+        """Return how many hosts must have everything: no fewer than have a write that is acknowledged.
+
+        One of those is the host that leaves. Where a host that is away has not got it yet, the last one that has would
+        be one loss away from none. Who will not come back can be forgotten, and is not counted then.
+        """
+        settings, most = self.host.settings, len(self.host.members.others())
+        copies = max(settings.acks or 1, 1) + 1
+        return max(min(copies, settings.copies or copies, most), 1)
 
     def _anything(self) -> bool:
         return bool(self.host.tables.some_names(None, 1))

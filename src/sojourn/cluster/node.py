@@ -317,7 +317,7 @@ class Node:
         if self.host.members.told(peer.name, ping.members, self.host.now):
             self.changed()
         peer.progress = ping.progress
-        peer.states = self.host.members.states(ping.members)
+        self.host.told(peer, ping.members)
         mine = next((member for member in ping.members if member.name == self.host.me), None)
         was_deaf, peer.deaf = peer.deaf, mine is not None and mine.state == "suspect"
         if peer.deaf and not was_deaf:

@@ -109,7 +109,7 @@ class Streams:
         if host.members.told(peer.name, hello.members, host.now) or changed:
             self._node.changed()
         peer.progress = hello.progress
-        peer.states = host.members.states(hello.members)
+        host.told(peer, hello.members)
         self._node.catching_up.greeted(peer)
         if link.dialed:
             peer.out = link
