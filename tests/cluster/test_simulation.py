@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from tests.cluster import seeds
+from tests.cluster.pump import key_of, record
 
 from sojourn.testing import simulation
 from sojourn.testing.sim_checks import check
@@ -38,6 +39,20 @@ def test_a_host_that_joins_has_a_name_of_its_own_also_where_another_has_left() -
     simulation._advance(3.0)
     simulation._join()
     assert simulation.members[-1].name not in names
+
+
+def test_of_a_write_on_another_host_it_is_noted_on_how_many_disks_it_is() -> None:
+    simulation = Simulation(3, Shape(hosts=3, copies=2))
+    for host in simulation.members:
+        host.start()
+    one, other, _ = simulation.members
+    key = key_of("s")
+    one.tables.perform("create", (key, record()))
+    assert one._beside(key) == 0
+    other.tables.accept(one.tables.copies((key,)))
+    assert one._beside(key) == 1
+    one.tables.perform("delete", (key,))
+    assert one._beside(key) == 0
 
 
 def test_a_seed_can_be_repeated(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

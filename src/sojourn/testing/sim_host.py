@@ -14,12 +14,13 @@ from typing import Any, TypeAlias, TypeVar
 from sojourn.cluster import worker
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.effects import Close, Dial, Effect, End, Reply, Report, Send
-from sojourn.cluster.local import Answer, Await, Nudge, Request, Settled, Status, View
+from sojourn.cluster.local import Answer, Await, Forward, Forwarded, Nudge, Request, Settled, Status, View
 from sojourn.cluster.node import Node
+from sojourn.cluster.replica import Replica, merge
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.tables import BUCKETS, Holds, bucket_of
 from sojourn.cluster.wire import Changes, Message
-from sojourn.core.ops import Flow, Performable
+from sojourn.core.ops import Flow, Performable, Written
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers.packing import digest_of
 from sojourn.testing.dict_tables import DictTables
@@ -326,6 +327,15 @@ class SimHost:
             SettledLine(self._clock.now, self.name, request.name.hex()[:8], answer.hosts, really, answer.enough, since)
         )
 
+    def _beside(self, key: bytes) -> int:
+        """Return how many hosts at least have, beside the one that has just written it, what is written under *key*.
+
+        That one tells nobody in numbers, and which it was is not known: what the fewest others have counts.
+        """
+        hosts = [host for host in self._network.hosts.values() if isinstance(host, SimHost)]
+        copies = [replica for host in hosts if (replica := host.tables.replica(key))]
+        return min((sum(_contains(one, other) for one in copies if one is not other) for other in copies), default=0)
+
     def holds(self, name: bytes, origin: bytes, time: int) -> bool:
         """Tell whether this host's disk has what *origin* wrote under *name* at *time*."""
         for change in self.tables.copies((name,)):
@@ -362,9 +372,21 @@ class SimHost:
                 answer = yield request
                 if isinstance(request, Await) and len(request.name) == KEY:  # the index is not what browsers see
                     told.append(answer if isinstance(answer, Settled) else Settled(0, 0, False))
+                elif isinstance(request, Forward) and _is_written(request, answer):
+                    told.append(Settled(0, self._beside(request.key), True))
                 request = talk.send(answer)
         except StopIteration as end:
             return end.value
+
+
+def _is_written(request: Forward, answer: Answer | None) -> bool:
+    """Tell whether another host has written to a session."""
+    return len(request.key) == KEY and isinstance(answer, Forwarded) and answer.answer == Written.DONE.value
+
+
+def _contains(one: Replica, other: Replica) -> bool:
+    """Tell whether *one* has all that *other* has."""
+    return merge(one, other) == one
 
 
 class _Talks:
