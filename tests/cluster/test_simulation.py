@@ -12,6 +12,7 @@ from tests.cluster import seeds
 from tests.cluster.pump import key_of, record
 
 from sojourn.testing import simulation
+from sojourn.testing.fakes import START
 from sojourn.testing.sim_checks import check
 from sojourn.testing.sim_history import Sent, from_lines, to_lines
 from sojourn.testing.simulation import Shape, Simulation
@@ -42,17 +43,26 @@ def test_a_host_that_joins_has_a_name_of_its_own_also_where_another_has_left() -
 
 
 def test_of_a_write_on_another_host_it_is_noted_on_how_many_disks_it_is() -> None:
-    simulation = Simulation(3, Shape(hosts=3, copies=2))
+    simulation = Simulation(3, Shape(hosts=3))
     for host in simulation.members:
         host.start()
     one, other, _ = simulation.members
     key = key_of("s")
-    one.tables.perform("create", (key, record()))
+    one.tables.perform("create", (key, record(START)))
     assert one._beside(key) == 0
     other.tables.accept(one.tables.copies((key,)))
     assert one._beside(key) == 1
     one.tables.perform("delete", (key,))
     assert one._beside(key) == 0
+
+
+def test_a_request_to_a_host_that_is_down_is_lost_and_keeps_nobody_busy() -> None:
+    simulation = Simulation(3, Shape(hosts=3))
+    host, lost = simulation.members[0], list[bool]()
+    simulation.browsers[0].send("write", host, lambda: lost.append(True))
+    simulation._advance(1.0)
+    assert lost
+    assert not host.is_busy
 
 
 def test_a_seed_can_be_repeated(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,10 @@ class SimHost:
         return worker.places(self.tables, self.settings, key)
 
     def run(self, process: Process[T], done: Callable[[T], None], lost: Callable[[], None] = lambda: None) -> None:
-        """Run a process to its end, and say what it returned; *lost* is called when the host is killed meanwhile."""
+        """Run a process to its end, and say what it returned; *lost* is called when the host is down, or killed."""
+        if not self.up:
+            self._clock.after(0.001, lost)
+            return
         self._numbers += 1
         number = self._numbers
         self._running[number] = lost
@@ -334,7 +337,7 @@ class SimHost:
         """
         hosts = [host for host in self._network.hosts.values() if isinstance(host, SimHost)]
         copies = [replica for host in hosts if (replica := host.tables.replica(key))]
-        return min((sum(_contains(one, other) for one in copies if one is not other) for other in copies), default=0)
+        return min((sum(_contains(one, other) for one in copies) - 1 for other in copies), default=0)
 
     def holds(self, name: bytes, origin: bytes, time: int) -> bool:
         """Tell whether this host's disk has what *origin* wrote under *name* at *time*."""
