@@ -310,6 +310,19 @@ def test_a_host_that_begins_anew_expects_no_acknowledgement_of_one_that_had_left
     assert pump.create(HOSTS[0], "t", n="1").enough
 
 
+def test_who_is_about_to_leave_need_not_have_a_write() -> None:
+    pump = Pump(*HOSTS[:3], acks=2, alone="refuse")
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in HOSTS[:3]))
+    pump.cut = {(HOSTS[1], HOSTS[2]), (HOSTS[2], HOSTS[1])}
+    leaver = pump.machines[HOSTS[1]]
+    pump.do(leaver, leaver.node.asked(1, local.Leave(0, 20_000), pump.now))
+    assert pump.run(5, lambda: pump.state(HOSTS[0], HOSTS[1]) == "left")
+    settled = pump.create(HOSTS[0], "s", n="1")
+    assert (settled.hosts, settled.enough) == (1, True)
+    assert not leaver.ended
+
+
 def test_a_copy_that_is_missing_although_everything_was_shipped_is_found_and_brought() -> None:
     pump = Pump(*HOSTS[:2])
     pump.start_all()

@@ -267,6 +267,15 @@ def test_under_replicated_writes_must_be_counted() -> None:
     assert story.broken() == {"honest"}
 
 
+def test_a_host_that_is_about_to_leave_is_none_that_must_have_a_write() -> None:
+    story = Forged(alone="refuse", acks=2)
+    mark = story.write(0, "a", None, "s")
+    story.finally_("s", {"x": mark})
+    assert story.broken() == {"honest"}
+    story.lines.insert(1, Trouble(0.0, "is to leave", ("c",)))
+    assert story.broken() == set()
+
+
 def test_a_write_that_policy_refuses_must_not_be_accepted() -> None:
     story = Forged(alone="refuse")
     first = story.write(1, "a", None, "s", hosts=0)

@@ -101,6 +101,8 @@ class Known:
             self._losses.append(trouble.at)
         elif trouble.what == "joined":
             self._hosts |= {*trouble.hosts}
+        elif trouble.what == "is to leave":  # from here on it is not one that must have a write, though it may stay
+            self.fewest = min(self.fewest, len(self._hosts) - 1)
         elif trouble.what == "left":
             self._hosts -= {*trouble.hosts}
             self.fewest = min(self.fewest, len(self._hosts))

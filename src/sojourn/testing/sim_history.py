@@ -97,7 +97,7 @@ class Settled(_Line, tag="settled"):
 
 
 class Trouble(_Line, tag="trouble"):
-    """What happened to whom. Kinds that checkers go by: ``disk lost``, ``joined``, ``left``, ``quiet`` and ``over``.
+    """What happened to whom. Checkers go by ``disk lost``, ``joined``, ``is to leave``, ``left``, ``quiet``, ``over``.
 
     The others, such as ``killed`` and ``cut``, are for the reader. ``quiet``: every host had everything. ``over``: from
     here on nothing goes wrong any more.
