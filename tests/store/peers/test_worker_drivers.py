@@ -269,7 +269,18 @@ def test_a_nudge_waits_for_nobody(settings: Settings, tables: Any, agents: Any) 
         assert store.create(a_key(number), a_record()) is Written.DONE
         waited += time.monotonic() - begun > 0.1
     assert waited <= 3, "one in 256 waits, so that nobody outruns the others"
-    until(lambda: len(agent.requests) >= 60, "the nudges arrive")
+    until(lambda: any(isinstance(request, Nudge) for request in agent.requests), "the agent is nudged")
+    store.close()
+
+
+def test_an_agent_that_reads_nothing_does_not_hold_up_nudges(settings: Settings, tables: Any, agents: Any) -> None:
+    """Its socket is full soon; it has more than enough to wake up for."""
+    store = PeersStore(Settings(**{**vars(settings), "acks": 0, "copies": None, "wait": 60.0}), tables)
+    with channel.listen(Path(settings.path)):
+        for _ in range(2000):
+            store._agent._nudges = asking.Nudges()
+            store._agent.ask(Nudge())
+        assert len(store._agent._idle) == 1, "and it is still that connection"
     store.close()
 
 

@@ -14,9 +14,28 @@ from sojourn.store.peers.start import why_not
 
 GRACE = 0.25  # seconds that an answer may be later than the agent was told: its way, and a busy machine
 WARN_EVERY = 5.0  # seconds
+NUDGE_EVERY = 0.001  # seconds; the agent looks into the log once more later than that (``engine.AGAIN``)
 READS = frozenset({"load", "load_many", "find", "scan"})
 
 _log = logging.getLogger("sojourn.store")
+
+
+class Nudges:
+    """Says when a write has to wake the agent: not a moment after another one has, since the agent then looks again.
+
+    What is written within that moment is there by its second look, whichever thread or process wrote it. Where the
+    nudge itself is lost, the agent's poll finds it.
+    """
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+
+    def due(self, now: float) -> bool:
+        """Tell whether what was written by *now* needs a nudge, which the caller then sends."""
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + NUDGE_EVERY
+        return True
 
 
 class Complaints:

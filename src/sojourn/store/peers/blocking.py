@@ -8,6 +8,7 @@ the wrong one. A child of a fork opens its own. Every wait ends after ``wait`` s
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from sojourn.core.ops import Written
 from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
-from sojourn.store.peers.asking import GRACE, Complaints, may_repeat, suffices
+from sojourn.store.peers.asking import GRACE, Complaints, Nudges, may_repeat, suffices
 from sojourn.store.peers.examination import findings
 from sojourn.store.peers.start import start
 
@@ -150,7 +151,7 @@ class _Agent:
     def __init__(self, settings: Settings) -> None:
         self._directory, self._url = Path(settings.path), settings.url
         self._patience = settings.wait + GRACE
-        self._complaints = Complaints(settings)
+        self._complaints, self._nudges = Complaints(settings), Nudges()
         self._idle: list[_Connection] = []
         self._numbers = count(1)
         self.greeted = False
@@ -165,7 +166,7 @@ class _Agent:
     def ask(self, request: Request) -> Answer | None:
         """Return the agent's answer; None where it has none in time."""
         if isinstance(request, Nudge):
-            self._nudge(request)
+            self._nudge()
             return None
         request.number = next(self._numbers)
         due = time.monotonic() + self._patience
@@ -187,10 +188,12 @@ class _Agent:
         self.greeted = False
         return None
 
-    def _nudge(self, request: Nudge) -> None:
+    def _nudge(self) -> None:
         """Tell the agent that there is something; if it is busy or away it finds that out by itself."""
+        if not self._nudges.due(time.monotonic()):
+            return
         while connection := self._take(0):
-            if connection.tell(request):
+            if connection.tell(channel.NUDGE):
                 self._idle.append(connection)
                 return
             connection.close()
@@ -205,7 +208,7 @@ class _Agent:
         """Return a new connection; start an agent where there is none, and look for it until *due*; 0: do not wait."""
         while True:
             try:
-                return _Connection(channel.connect(self._directory, self._patience))
+                return _Connection(channel.connect(self._directory, 0))
             except OSError as error:
                 self._start()
                 if time.monotonic() + LOOK_EVERY >= due:
@@ -233,24 +236,19 @@ class _Agent:
 
 
 class _Connection:
-    """A connection to the agent, used by one thread at a time."""
+    """A connection to the agent, used by one thread at a time. Its socket never blocks; who waits, polls."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket, self._answers = sock, channel.Answers()
+        self._socket, self._answers, self._poll = sock, channel.Answers(), select.poll()
         self.unsent = True
         """Whether nothing of the last request can have reached the agent."""
 
     def ask(self, request: Request, due: float) -> Answer:
         """Return the answer to *request*. Raises OSError, TimeoutError among them, and Malformed."""
         self.unsent = True
-        self._wait_until(due)
-        frame = channel.to_frame(request)
-        sent = self._socket.send(frame)
-        self.unsent = False
-        if sent < len(frame):
-            self._socket.sendall(frame[sent:])
+        self._send(channel.to_frame(request), due)
         while True:
-            self._wait_until(due)
+            self._wait(select.POLLIN, due)
             data = self._socket.recv(CHUNK)
             if not data:
                 raise ConnectionResetError("the agent has ended")
@@ -258,21 +256,28 @@ class _Connection:
                 if answer.number == request.number:  # type: ignore[union-attr]  # a Nudge has none, and no answer
                     return answer
 
-    def tell(self, request: Request) -> bool:
-        """Send *request* without waiting; return False where the connection is of no use any more."""
-        frame = channel.to_frame(request)
+    def _send(self, frame: bytes, due: float) -> None:
+        while frame:
+            try:
+                frame = frame[self._socket.send(frame) :]
+                self.unsent = False
+            except BlockingIOError:
+                self._wait(select.POLLOUT, due)
+
+    def _wait(self, event: int, due: float) -> None:
+        self._poll.register(self._socket, event)
+        left = due - time.monotonic()
+        if left <= 0 or not self._poll.poll(left * 1000):
+            raise TimeoutError("no answer in time")
+
+    def tell(self, frame: bytes) -> bool:
+        """Send *frame* without waiting; return False where the connection is of no use any more."""
         try:
-            return self._socket.send(frame, socket.MSG_DONTWAIT) == len(frame)
+            return self._socket.send(frame) == len(frame)
         except BlockingIOError:
             return True  # it has more than enough to wake up for
         except OSError:
             return False
-
-    def _wait_until(self, due: float) -> None:
-        left = due - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no answer in time")
-        self._socket.settimeout(left)
 
     def close(self) -> None:
         """Close it."""

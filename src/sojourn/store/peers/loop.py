@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from itertools import count
@@ -28,7 +29,7 @@ from sojourn.core.ops import Written
 from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
-from sojourn.store.peers.asking import GRACE, Complaints, may_repeat, suffices
+from sojourn.store.peers.asking import GRACE, Complaints, Nudges, may_repeat, suffices
 from sojourn.store.peers.examination import findings
 from sojourn.store.peers.start import start
 
@@ -194,7 +195,7 @@ class _Agent:
     def __init__(self, settings: Settings, complaints: Complaints, loop: asyncio.AbstractEventLoop) -> None:
         self._directory, self._url = Path(settings.path), settings.url
         self._patience = settings.wait + GRACE
-        self._complaints, self._loop = complaints, loop
+        self._complaints, self._loop, self._nudges = complaints, loop, Nudges()
         self._connection: _Connection | None = None
         self._dialing: asyncio.Task[None] | None = None
         self._numbers = count(1)
@@ -228,7 +229,7 @@ class _Agent:
         connection = self._connection
         if connection is None or connection.lost:
             self.look_for_it()
-        else:
+        elif self._nudges.due(time.monotonic()):  # the loop's own time may be that of the turn's beginning
             connection.tell(Nudge())
 
     # -- connecting
