@@ -77,6 +77,20 @@ def test_a_counter_write_sends_each_host_one_message_of_less_than_250_bytes(pump
     assert pump.sizes[A, "Changes"] - before[0][A, "Changes"] < 2 * 250
 
 
+def test_a_write_while_a_piece_is_on_its_way_goes_out_as_soon_as_that_is_stored() -> None:
+    pump = Pump(A, B)
+    pump.start_all()
+    pump.run(1)
+    machine, began = pump.machines[A], pump.now
+    for number, text in enumerate(("first", "second"), 1001):
+        done = machine.tables.perform("create", (key_of(text), record(pump.now)))
+        pump.do(machine, machine.node.asked(1, local.Await(number, key_of(text), done.time, 500), pump.now))
+        pump.do(machine, machine.node.written(pump.now))
+    pump.run(0.5, lambda: machine.reply_to(1002) is not None)
+    assert machine.reply_to(1002).enough
+    assert pump.now - began < 0.01, "two ways there and back"
+
+
 def test_a_write_that_reaches_nobody_is_answered_at_once_and_counted(pump: Pump) -> None:
     pump.kill(B)
     pump.kill(C)
