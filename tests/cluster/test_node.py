@@ -103,6 +103,12 @@ def test_a_write_that_reaches_nobody_is_answered_at_once_and_counted(pump: Pump)
     assert any("fewer hosts" in report.text for report in pump.machines[A].reports)
 
 
+def test_writes_whose_workers_had_no_answer_are_counted_with_those_on_too_few_hosts(pump: Pump) -> None:
+    assert pump.ask(A, local.Status(0, 3)).view["under_replicated"] == 3
+    assert pump.ask(A, local.Status(0, -1)).view["under_replicated"] == 3
+    assert any("3 writes are on fewer hosts" in report.text for report in pump.machines[A].reports)
+
+
 def test_a_host_that_dies_during_the_wait_ends_it_at_once() -> None:
     pump = Pump(A, B)
     pump.start_all()

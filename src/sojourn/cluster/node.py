@@ -386,6 +386,7 @@ class Node:
                 case local.Await() | local.Ask() | local.Forward():
                     self._handle(_Early(worker, request, now + request.wait_ms / 1000))
                 case local.Status():
+                    self.waiting.count(max(request.unconfirmed, 0))
                     self.host.reply(worker, local.View(request.number, self._status()))
                 case local.Forget():
                     self._forget(worker, request)
