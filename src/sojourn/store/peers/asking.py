@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeGuard
 
-from sojourn.cluster.local import Forward, Request, Status
+from sojourn.cluster.local import Answer, Forward, Request, Status, View
 from sojourn.cluster.settings import Settings
 from sojourn.core.record import Record
 from sojourn.store.peers.start import why_not
@@ -18,6 +18,7 @@ WARN_EVERY = 5.0  # seconds
 NUDGE_EVERY = 0.001  # seconds; the agent looks into the log once more later than that (``engine.AGAIN``)
 PROBE_EVERY = 0.25  # seconds between two attempts to reach an agent that does not answer
 LOOK_AGAIN = 1.0  # seconds after which a process that only reads looks whether its agent is still there
+READY_WITHIN = 5.0  # seconds that a server that starts waits for its host to catch up with the others
 UNHEARD = "the agent of this host does not answer, so no other host would have the write (alone=refuse)"
 READS = frozenset({"load", "load_many", "find", "scan"})
 
@@ -122,6 +123,11 @@ class Complaints:
 def may_repeat(request: Request) -> bool:
     """Tell whether *request* may be sent again when it may have been performed already."""
     return not isinstance(request, Forward) or request.verb in READS
+
+
+def is_ready(status: Answer | None) -> bool:
+    """Tell whether the agent has said that what is missing on this host is missing everywhere."""
+    return isinstance(status, View) and status.view.get("ready") is True
 
 
 def suffices(record: Record | None, floor: bytes) -> TypeGuard[Record]:

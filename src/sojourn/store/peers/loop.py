@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from sojourn.cluster import worker
-from sojourn.cluster.local import Answer, Await, Nudge, Request
+from sojourn.cluster.local import Answer, Await, Nudge, Request, Status
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import Malformed
 from sojourn.cluster.worker import Talk
@@ -32,10 +32,12 @@ from sojourn.store.peers import channel
 from sojourn.store.peers.asking import (
     GRACE,
     LOOK_AGAIN,
+    READY_WITHIN,
     UNHEARD,
     Breaker,
     Complaints,
     Nudges,
+    is_ready,
     may_repeat,
     suffices,
 )
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting
+READY_LOOK = 0.05  # seconds between two questions whether this host has caught up
 MOST_UNSENT = 1 << 20  # bytes that an agent has not taken; one that hangs must not fill the worker's memory
 
 
@@ -138,6 +141,16 @@ class AsyncPeersStore:
         """Return what puts sessions at risk: on this host, and in the cluster as its agent sees it."""
         self._greet()
         return findings(self._settings, self._tables)
+
+    async def prepare(self) -> None:
+        """Have the agent run, and this host caught up with the others; waits five seconds for that at most.
+
+        For a server that starts. Raises nothing: what is not here then is asked for.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_WITHIN):
+                while not is_ready(await self._here().ask(Status(0))):
+                    await asyncio.sleep(READY_LOOK)
 
     async def aclose(self) -> None:
         """Close this event loop's connection and the storage. The next operation opens them again."""
