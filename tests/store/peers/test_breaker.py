@@ -192,8 +192,8 @@ def test_of_writes_that_nobody_has_confirmed_the_log_is_told_at_once_and_seldom(
 
 
 def lines_about_writes(caplog: pytest.LogCaptureFixture) -> list[int]:
-    said = [record.getMessage() for record in caplog.records if "writes are on this host alone" in record.getMessage()]
-    return [int(line.split()[0]) for line in said]
+    said = [record for record in caplog.records if "on this host alone" in record.getMessage()]
+    return [record.args[0] for record in said if isinstance(record.args, tuple)]  # type: ignore[misc]
 
 
 def test_with_alone_refuse_nothing_more_is_written_once_the_agent_is_known_to_hang(
@@ -324,6 +324,31 @@ def test_on_a_loop_the_end_of_an_agent_starts_another_at_once(
                 await asyncio.sleep(0.001)
         await store.aclose()
         starts.clear()
+
+    asyncio.run(story())
+
+
+def test_on_a_loop_no_probe_is_lost_in_a_buffer_that_is_full(
+    settings: Settings, tables: Any, frozen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing more would be sent while it is open, and nobody would hear that it may close."""
+    store = AsyncPeersStore(settings, tables)
+
+    async def story() -> None:
+        await store.load(a_key())
+        agent = store._here()
+        await agent._connected()
+        monkeypatch.setattr(loop, "MOST_UNSENT", -1)
+        agent._breaker.fail(absent=False)
+        assert not agent.answers()
+        assert agent._probe is None
+        monkeypatch.setattr(loop, "MOST_UNSENT", 1 << 20)
+        assert not agent.answers()
+        frozen.script.go_on()
+        async with asyncio.timeout(10):
+            while not agent.answers():
+                await asyncio.sleep(0.001)
+        await store.aclose()
 
     asyncio.run(story())
 

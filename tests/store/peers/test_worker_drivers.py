@@ -308,7 +308,7 @@ def test_the_log_is_told_of_a_missing_agent_and_not_each_time(
         store.create(a_key(number), a_record())
     assert [record.message for record in caplog.records] == [
         f"the agent of {settings.path} does not answer: [Errno 2] No such file or directory",
-        "1 writes are on this host alone, as far as is known: its agent does not answer",
+        "writes on this host alone, as far as it knows: 1; its agent does not answer",
     ]
     assert store._agent._breaker.unconfirmed == 3
     store.close()

@@ -117,7 +117,7 @@ class Complaints:
         if now >= self._no_write_until:
             self._no_write_until = now + WARN_EVERY
             missed, self._missed = self._missed, 0
-            _log.warning("%d writes are on this host alone, as far as is known: its agent does not answer", missed)
+            _log.warning("writes on this host alone, as far as it knows: %d; its agent does not answer", missed)
 
 
 def may_repeat(request: Request) -> bool:

@@ -2,7 +2,8 @@
 
 Round trips: none for a session that is here. A write takes one to this host's agent, and so does what is on other
 hosts. Threads may share the store: each asks on a connection of its own out of a stack, so that an answer never finds
-the wrong one. A child of a fork opens its own. Every wait ends after ``wait`` seconds and a quarter more.
+the wrong one. A child of a fork opens its own. Every wait ends after ``wait`` seconds and a quarter more. After one in
+vain nobody waits until the agent has answered a probe (``asking.Breaker``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -158,11 +158,11 @@ class AsyncPeersStore:
             await end.aclose()
         self._tables.close()
 
-    async def _write(self, talk: Talk[T]) -> T:
+    def _write(self, talk: Talk[T]) -> Coroutine[Any, Any, T]:
         """Run a talk that writes. Raises StoreUnavailable before that where it is known that nobody would have it."""
         if self._settings.alone == "refuse" and not self._here().answers():
             raise StoreUnavailable(UNHEARD)
-        return await self._run(talk)
+        return self._run(talk)
 
     async def _run(self, talk: Talk[T]) -> T:
         agent = self._here()
@@ -294,7 +294,7 @@ class _Agent:
         """See to it that there is a connection, and send a probe that is due. Waits for nobody."""
         if (connection := self._usable()) is None:
             self.look_for_it()
-        elif self._probe is None and self._breaker.wants_probe(time.monotonic()):
+        elif self._probe is None and not connection.is_full and self._breaker.wants_probe(time.monotonic()):
             self._probe = connection.begin(self._breaker.probe(), next(self._numbers))
             self._probe.add_done_callback(self._probed)
 
@@ -379,11 +379,16 @@ class _Connection(asyncio.Protocol):
         self.lost = False
         """Whether the connection is of no use any more."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the agent has taken so little for so long that nothing more is sent."""
+        return bool(self._transport.get_write_buffer_size() > MOST_UNSENT)
+
     async def ask(self, request: Request, number: int) -> Any:
         """Return the answer to *request*. Raises ConnectionError and Malformed."""
         if self.lost:
             raise _Unsent("the agent has ended")
-        if self._transport.get_write_buffer_size() > MOST_UNSENT:
+        if self.is_full:
             raise BlockingIOError("the agent takes no requests")
         return await self.begin(request, number)
 
@@ -405,7 +410,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if not self.lost and self._transport.get_write_buffer_size() <= MOST_UNSENT:
+        if not self.lost and not self.is_full:
             self._transport.write(b"".join(map(channel.to_frame, unsent)))
 
     # -- what asyncio calls
