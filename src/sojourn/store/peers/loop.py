@@ -390,13 +390,15 @@ class _Connection(asyncio.Protocol):
             raise _Unsent("the agent has ended")
         if self.is_full:
             raise BlockingIOError("the agent takes no requests")
-        return await self.begin(request, number)
+        try:
+            return await self.begin(request, number)
+        finally:
+            self._waiting.pop(number, None)  # where it was cancelled
 
     def begin(self, request: Request, number: int) -> asyncio.Future[Any]:
         """Send *request*, on a connection that is not lost, and return the answer to come."""
         request.number = number  # type: ignore[union-attr]  # a Nudge has none
         future = self._waiting[number] = self._loop.create_future()
-        future.add_done_callback(lambda _: self._waiting.pop(number, None))
         self.tell(request)
         return future
 
@@ -423,7 +425,7 @@ class _Connection(asyncio.Protocol):
         """Give the answers in *data* to those who wait for them."""
         try:
             for answer in self._answers.feed(data):
-                future = self._waiting.get(answer.number)
+                future = self._waiting.pop(answer.number, None)
                 if future and not future.done():  # else it was cancelled, or came too late
                     future.set_result(answer)
         except Malformed as error:
@@ -442,9 +444,10 @@ class _Connection(asyncio.Protocol):
         if self.lost:
             return
         self.lost = True
-        for future in list(self._waiting.values()):
+        for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)
+        self._waiting.clear()
 
     async def aclose(self) -> None:
         """Close it, and wait until its socket is free."""
