@@ -62,6 +62,18 @@ def test_a_host_that_begins_with_nothing_is_sent_two_pieces_at_once(pump: Pump) 
     assert len(sent) == -(-SESSIONS // 4), "and nothing is sent twice"
 
 
+def test_a_log_that_was_read_for_nobody_yet_is_sent_without_a_pause(pump: Pump) -> None:
+    """Two hosts begin with nothing: whoever has stored a piece is sent the next one, and waits for no look or ping."""
+    for name in (A, B, C):
+        pump.kill(name)
+    pump.run(2)
+    pump.start(A)
+    for name in (B, C):
+        pump.start(name, pump.new_tables())
+    assert pump.run(5, lambda: bool(pump.values(C, "s0") or pump.values(C, "s29")))
+    assert pump.run(0.05, lambda: has_all(pump))
+
+
 def test_a_host_that_was_away_for_a_while_is_sent_one_after_the_other(pump: Pump) -> None:
     pump.kill(C)
     pump.run(2)
