@@ -189,3 +189,18 @@ def test_a_host_that_began_anew_and_reaches_nobody_says_that_it_does_not_know(pu
     assert not ask(pump, C, b"").known
     pump.run(30)
     assert not ask(pump, C, seen).known
+
+
+def test_an_answer_that_comes_late_ends_no_question_but_its_own(pump: Pump) -> None:
+    pump.cut = {(B, C)}
+    seen = forged(pump, A)
+    assert ask(pump, C, seen).known  # as A has answered; the answer of B is on its way
+    pump.cut.add((A, C))
+    asks = local.Ask(9_999, KEY, seen, 500)
+    pump.do(pump.machines[C], pump.machines[C].node.asked(1, asks, pump.now))
+    pump.cut.discard((B, C))
+    pump.heal()
+    pump.run(1)
+    answer = pump.machines[C].reply_to(9_999)
+    assert answer
+    assert answer.known

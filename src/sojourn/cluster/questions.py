@@ -148,9 +148,10 @@ class Questions:
         return waited_for <= question.answered and bool(question.answered or not self.host.expected)
 
     def _end(self, question: _Question, known: bool) -> None:
-        if self._open.pop((question.key, question.floor), None) is None:
-            return
+        if question.over:
+            return  # a late answer; the same may have been asked anew meanwhile
         question.over = True
+        del self._open[question.key, question.floor]
         if self.host.tables.replica(question.key) == question.before:
             self.void += 1
             (self._nowhere if question.before is None else self._here).spend(self.host.now)

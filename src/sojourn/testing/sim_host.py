@@ -14,17 +14,19 @@ from typing import Any, TypeAlias, TypeVar
 from sojourn.cluster import worker
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.effects import Close, Dial, Effect, End, Reply, Report, Send
-from sojourn.cluster.local import Answer, Await, Nudge, Request, Settled, Status, View
+from sojourn.cluster.local import Answer, Ask, Await, Nudge, Request, Settled, Status, View
 from sojourn.cluster.node import Node
+from sojourn.cluster.replica import Replica
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.tables import BUCKETS, Holds, bucket_of
 from sojourn.cluster.wire import Changes, Message
 from sojourn.core.ops import Flow, Performable
+from sojourn.core.policy import LONGEST
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers.packing import digest_of
 from sojourn.testing.dict_tables import DictTables
 from sojourn.testing.fakes import START
-from sojourn.testing.sim_history import History
+from sojourn.testing.sim_history import History, Question
 from sojourn.testing.sim_history import Settled as SettledLine
 from sojourn.testing.sim_network import SimNetwork
 
@@ -51,6 +53,17 @@ class SimTables(DictTables):
         """Return the next piece of an origin's log."""
         return super().log(origin, cursor, cut, min(limit, self.piece), holds)
 
+    def written_at(self, time: int) -> bytes | None:
+        """Return the name that stands at a place of the own log."""
+        return next((name for at, name in self._rows.logged(self.origin, time - 1) if at == time), None)
+
+    def until_ms(self, name: bytes) -> int:
+        """Return when the copy here is over, in milliseconds since the epoch; 0: there is none, or not any more."""
+        for change in self.copies((name,)):
+            entry = change.replica or change.listing
+            return entry.keep_ms if isinstance(entry, Replica) else entry.until_ms if entry else 0
+        return 0
+
     def digests(self, first: int, count: int, holds: Holds | None = None) -> dict[int, int]:
         """Return one number for each of *count* buckets from *first* on."""
         found = dict.fromkeys(range(first, min(first + count, BUCKETS)), 0)
@@ -69,10 +82,17 @@ class SimHost:
     """A host of the network, from its first start on through all its lives. It is down until :meth:`start`."""
 
     def __init__(
-        self, network: SimNetwork, settings: Settings, random: Random, history: History, *, piece: int = 512
+        self,
+        network: SimNetwork,
+        settings: Settings,
+        random: Random,
+        history: History,
+        *,
+        piece: int = 512,
+        lifetime: float = LONGEST,
     ) -> None:
-        """*piece* is the most changes that go to another host at once."""
-        self._piece = piece
+        """*piece* is the most changes that go to another host at once, *lifetime* the longest life of a session."""
+        self._piece, self._lifetime = piece, lifetime
         self.name = settings.me
         self.settings = settings
         self.up = False
@@ -95,6 +115,7 @@ class SimHost:
         self._tick_at = 0.0
         self._numbers = 0
         self._waiting: dict[int, tuple[Process[Any], Request, float]] = {}
+        self._written: dict[int, bytes] = {}
         self._links: set[int] = set()
 
     def wall(self) -> float:
@@ -144,7 +165,7 @@ class SimHost:
 
     def _new_tables(self) -> SimTables:
         tables = SimTables(self.wall, self._random.randbytes)
-        tables.piece = self._piece
+        tables.piece, tables.lifetime_ms = self._piece, round(self._lifetime * 1000)
         return tables
 
     # -- what the network says -----------------------------------------------------------------------------------
@@ -280,6 +301,8 @@ class SimHost:
         self._numbers += 1
         number = request.number = self._numbers  # type: ignore[union-attr]
         self._waiting[number] = (process, request, self._clock.now)
+        if isinstance(request, Await):  # of several names that one verb may write it names another
+            self._written[number] = self.tables.written_at(request.time) or request.name
         wait = getattr(request, "wait_ms", 1000) / 1000 + GRACE
         self._later(SOCKET, lambda: self._asked(request))
         self._later(wait, lambda: self._resume(number, None))
@@ -287,7 +310,10 @@ class SimHost:
     def _asked(self, request: Request) -> None:
         if not self.agent_up:
             return
+        questions = self.node.questions.asked
         self._do(self.node.asked(1, request, self._clock.now))
+        if isinstance(request, Ask) and self.node.questions.asked > questions:
+            self._history.append(Question(self._clock.now, self.name, request.key.hex()[:8]))
         if isinstance(request, Await):
             self._do(self.node.written(self._clock.now))
 
@@ -307,23 +333,20 @@ class SimHost:
         if waiting := self._waiting.get(answer.number):
             _, request, since = waiting
             if isinstance(answer, Settled) and isinstance(request, Await):
-                self._note(answer, request, since)
+                self._note(answer, request.time, self._written.pop(answer.number), since)
             self._later(SOCKET, lambda: self._resume(answer.number, answer))
 
     def _resume(self, number: int, answer: Answer | None) -> None:
         if waiting := self._waiting.pop(number, None):
             self._step(waiting[0], answer)
 
-    def _note(self, answer: Settled, request: Await, since: float) -> None:
+    def _note(self, answer: Settled, time: int, name: bytes, since: float) -> None:
         """Write down how many hosts have a write by their disks, beside what the worker is told."""
-        really = sum(
-            host is not self
-            and isinstance(host, SimHost)
-            and host.holds(request.name, self.tables.origin, request.time)
-            for host in self._network.hosts.values()
-        )
+        until_ms, origin = self.tables.until_ms(name), self.tables.origin
+        others = [host for host in self._network.hosts.values() if isinstance(host, SimHost) and host is not self]
+        really = sum(until_ms <= host.tables.now_ms() or host.holds(name, origin, time) for host in others)
         self._history.append(
-            SettledLine(self._clock.now, self.name, request.name.hex()[:8], answer.hosts, really, answer.enough, since)
+            SettledLine(self._clock.now, self.name, name.hex()[:8], answer.hosts, really, answer.enough, since)
         )
 
     def holds(self, name: bytes, origin: bytes, time: int) -> bool:
