@@ -36,7 +36,11 @@ BOUNDS: tuple[tuple[ModuleType, str, tuple[int, ...]], ...] = (
 @contextmanager
 def bounded(random: Random | None) -> Iterator[None]:
     """Have about half of the bounds small meanwhile, as they are drawn; without *random* none."""
-    drawn = [(place, name, random.choice(small)) for place, name, small in BOUNDS if random.random() < 0.5] if random else []
+    drawn = (
+        [(place, name, random.choice(small)) for place, name, small in BOUNDS if random.random() < 0.5]
+        if random
+        else []
+    )
     before = [(place, name, getattr(place, name)) for place, name, _ in drawn]
     try:
         _set(drawn)

@@ -21,6 +21,7 @@ from sojourn.errors import SessionConflict, StoreUnavailable
 from sojourn.testing.sim_forgery import forged
 from sojourn.testing.sim_history import Answered, Does, History, Sent
 from sojourn.testing.sim_host import Process, SimHost
+from sojourn.testing.sim_known import PEEKING
 from sojourn.testing.site import Site
 
 PATIENCE = 4.0  # seconds until a browser gives a request up
@@ -99,7 +100,8 @@ class SimBrowser:
             Sent(host.clock.now, number, self.number, host.name, does, _name(cookie), sets, mark, who)
         )
         lost = partial(self._give_up, number, done)
-        host.run(self._request(host, number, does, cookie, sets), partial(self._answered, number, host, done), lost)
+        answered = partial(self._answered, number, host, done, does in PEEKING)
+        host.run(self._request(host, number, does, cookie, sets), answered, lost)
         host.clock.after(PATIENCE, lost)
 
     def _presents(self, does: Does) -> Presented | None:
@@ -126,22 +128,25 @@ class SimBrowser:
             sets[f"now{self.number}"] = number if random.random() < 0.5 else None
         return sets
 
-    def _answered(self, number: int, host: SimHost, done: Callable[[], None], reply: _Reply) -> None:
+    def _answered(self, number: int, host: SimHost, done: Callable[[], None], peeks: bool, reply: _Reply) -> None:
         if self._awaits != number:
             return  # nobody listens any more
-        self._awaits = 0
-        before = self.cookie
+        self._awaits, self._host = 0, host
         answered, outcome, revoked = reply
-        self._host = host
         if revoked:
-            self.stolen, answered.ended = before, True
-        if outcome.action is Action.ISSUE and outcome.id:
-            self.cookie = Presented(outcome.id, outcome.floor)
-        elif outcome.action is Action.EXPIRE:
-            self.stolen, self.cookie = before, None
+            self.stolen, answered.ended = self.cookie, True
+        if not peeks:
+            self._take(outcome)
         answered.at, answered.session = host.clock.now, _name(self.cookie)
         self._shared.history.append(answered)
         done()
+
+    def _take(self, outcome: Outcome) -> None:
+        """Take a response's cookie."""
+        if outcome.action is Action.ISSUE and outcome.id:
+            self.cookie = Presented(outcome.id, outcome.floor)
+        elif outcome.action is Action.EXPIRE:
+            self.stolen, self.cookie = self.cookie, None
 
     def _give_up(self, number: int, done: Callable[[], None]) -> None:
         if self._awaits == number:
@@ -165,7 +170,9 @@ class SimBrowser:
             revoked = does == "revoke"
             yield self._shared.random.choice((0.0, 0.001, 0.01, 0.1))
             if lifecycle.is_settled(session, session.delta(), site.policy, site.clock()) and floor.is_settled(session):
-                return _Reply(_summary(number, session, KEEP, reads, found, revoked and bool(told), told), revoked=revoked)
+                return _Reply(
+                    _summary(number, session, KEEP, reads, found, revoked and bool(told), told), revoked=revoked
+                )
             outcome: Outcome = yield from host.perform(site.committing(session), told)
         except (StoreUnavailable, SessionConflict):
             return _Reply(Answered(0.0, number, False))

@@ -179,14 +179,24 @@ class Known:
                 found.setdefault(answer.session, sent)
         return found
 
-    def logged_in_by(self, session: str) -> str | None:
-        """Return who has logged in on a session, also before it was renewed; None: nobody, or it is not known."""
+    def began_with(self, session: str) -> Sent | None:
+        """Return the request with which a session began: what renewals have made of it goes on with that."""
         for _ in range(len(self.sent)):
             issued = self.issued_by.get(session)
-            if issued is None or issued.does != "renew" or issued.session is None:
-                return issued.principal if issued and issued.does == "login" else None
+            if (
+                issued is None
+                or issued.does != "renew"
+                or not issued.session
+                or not self.answered[issued.request].found
+            ):
+                return issued
             session = issued.session
         return None
+
+    def logged_in_by(self, session: str) -> str | None:
+        """Return who has logged in on a session, also before it was renewed; None: nobody, or it is not known."""
+        began = self.began_with(session)
+        return began.principal if began and began.does == "login" else None
 
     def renewals_of(self, session: str) -> list[Sent]:
         """Return the requests that gave a session another id, or may have."""

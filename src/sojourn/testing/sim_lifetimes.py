@@ -18,7 +18,7 @@ def latest_end(known: Known, sent: Sent, answer: Answered) -> float:
     assert sent.session
     looks = [_until(known, look, answer.at) for look in _looks(known, sent.session) if look.request != sent.request]
     idle = max(looks, default=NO_END) + known.begins.idle
-    born = _birth(known, sent.session)
+    born = known.began_with(sent.session)
     life = _until(known, born, answer.at) + known.begins.lifetime if born else NO_END
     return min(idle, life) + SLACK
 
@@ -34,7 +34,7 @@ def _earliest_end(known: Known, session: str, marks: Collection[int]) -> float:
     A copy with a write says no earlier time of a look than requests that ended after the write began: unless clocks
     differ, since the later stamp wins and not the later look.
     """
-    born, issued = _birth(known, session), known.issued_by.get(session)
+    born, issued = known.began_with(session), known.issued_by.get(session)
     requests = [known.request_of[mark] for mark in marks if mark in known.request_of]
     written = [known.sent[one] for one in requests if (answer := known.answered.get(one)) and answer.wrote]
     proofs = [*written, issued] if issued else written
@@ -70,13 +70,3 @@ def _until(known: Known, sent: Sent, before: float) -> float:
     """Return the latest time that a request can have written down before *before*, by its host's clock."""
     until = min(_end(known, sent), before)
     return until + known.ahead(sent.host, sent.at, until)[1]
-
-
-def _birth(known: Known, session: str) -> Sent | None:
-    """Return the request with which a session's lifetime began: a renewal goes on with that of the old id."""
-    for _ in range(len(known.sent)):
-        issued = known.issued_by.get(session)
-        if issued is None or issued.does != "renew" or issued.session is None or not known.answered[issued.request].found:
-            return issued
-        session = issued.session
-    return None

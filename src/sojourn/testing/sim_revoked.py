@@ -15,6 +15,7 @@ it is the owners of the principal's list who know, and who they are changes with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from sojourn.testing.sim_history import Answered, Finding, Sent, Trouble
 from sojourn.testing.sim_known import Known
@@ -26,9 +27,13 @@ def revoked(known: Known) -> Iterator[Finding]:
         sent = known.sent[number]
         if sent.does == "revoke" and answer.ok and answer.ended:
             for session in _known_to(known, sent, answer):
-                yield from _opens_at_once(known, sent, answer, session)
-                for later in _goes_on_as(known, session):
-                    yield from _opens_after_quiet(known, sent, answer, later)
+                yield from islice(_opens(known, sent, answer, session), 1)
+
+
+def _opens(known: Known, revocation: Sent, answer: Answered, session: str) -> Iterator[Finding]:
+    yield from _opens_at_once(known, revocation, answer, session)
+    for later in _goes_on_as(known, session):
+        yield from _opens_after_quiet(known, revocation, answer, later)
 
 
 # -- what the host knew ------------------------------------------------------------------------------------------------

@@ -88,6 +88,4 @@ class Shape:
 
     def policy(self) -> Policy:
         """Return the policy by which sessions live here."""
-        return Policy(
-            idle_timeout=self.idle, lifetime=self.lifetime, touch_interval=self.touch, rotation_grace=GRACE
-        )
+        return Policy(idle_timeout=self.idle, lifetime=self.lifetime, touch_interval=self.touch, rotation_grace=GRACE)

@@ -56,9 +56,7 @@ class Simulation:
         self.network = SimNetwork(random, delay=delay, repeats=shape.repeats, framed=shape.framed)
         self.clock = self.network.clock
         names = tuple(f"host{number}:7946" for number in range(shape.hosts))
-        self.history: History = [
-            Begins(seed, names, shape.copies, shape.acks, shape.alone, shape.idle, shape.lifetime)
-        ]
+        self.history: History = [Begins(seed, names, shape.copies, shape.acks, shape.alone, shape.idle, shape.lifetime)]
         self.members = [self._host(name, names) for name in names]
         self.leaving: set[str] = set()
         self._is_over = False
@@ -72,9 +70,7 @@ class Simulation:
     def _host(self, name: str, seeds: tuple[str, ...]) -> SimHost:
         settings = self._settings(name, seeds)
         shape = self.shape
-        return SimHost(
-            self.network, settings, self.random, self.history, piece=shape.piece, lifetime=shape.lifetime
-        )
+        return SimHost(self.network, settings, self.random, self.history, piece=shape.piece, lifetime=shape.lifetime)
 
     def _settings(self, name: str, seeds: tuple[str, ...]) -> Settings:
         beat = 0.2 * max(1.0, self.shape.hosts / 8)  # many hosts that ping as often as few would do nothing else
@@ -113,6 +109,7 @@ class Simulation:
                 break
         else:
             self._advance(2.0)  # a host that was paused until a moment ago has to meet the others first
+            self.network.slow = 0.0
             self.faults.note("over")
         self._look_everywhere()
         self._come_to_rest()  # a host may have fetched what it was asked for, and does not keep
@@ -157,7 +154,7 @@ class Simulation:
         browser.send(does, done=lambda: self._go_on(browser, left - 1))
 
     def _join(self) -> None:
-        name = f"host{len(self.members)}:7946"
+        name = f"host{self.shape.hosts}:7946"
         seeds = tuple(host.name for host in self.members[:2])
         host = self._host(name, (*seeds, name))
         self.members.append(host)
@@ -175,6 +172,7 @@ class Simulation:
     def _watch(self, host: SimHost, until: float) -> None:
         if host.ended:
             self.members.remove(host)
+            self.leaving.discard(host.name)
             del self.network.hosts[host.name]
             self.faults.note("left", host.name)
         elif self.clock.now < until:
