@@ -53,6 +53,15 @@ class SimTables(DictTables):
         """Return the next piece of an origin's log."""
         return super().log(origin, cursor, cut, min(limit, self.piece), holds)
 
+    def writes_of(self, origin: Origin) -> dict[bytes, int]:
+        """Return of each session the time of an origin's last write to it that is here."""
+        entries = ((name, stored.entry) for name, stored in self._rows.stored.items())
+        return {
+            name: entry.seen[origin].time
+            for name, entry in entries
+            if isinstance(entry, Replica) and origin in entry.seen
+        }
+
     def written_at(self, time: int) -> bytes | None:
         """Return the name that stands at a place of the own log."""
         return next((name for at, name in self._rows.logged(self.origin, time - 1) if at == time), None)
@@ -348,6 +357,16 @@ class SimHost:
         self._history.append(
             SettledLine(self._clock.now, self.name, name.hex()[:8], answer.hosts, really, answer.enough, since)
         )
+
+    def check_level(self, other: SimHost) -> None:
+        """Write down what another host lacks of what it has said it has, as if a worker had waited for each write."""
+        peer, origin = self.node.host.peers.get(other.name), self.tables.origin
+        if peer is None or peer.origin != other.tables.origin:
+            return  # it has said nothing yet in this life of its storage
+        level, theirs, now = self.node.shipping.level(other.name), other.tables.writes_of(origin), self._clock.now
+        for name, time in self.tables.writes_of(origin).items():
+            if theirs.get(name, 0) < time <= level:
+                self._history.append(SettledLine(now, self.name, name.hex()[:8], 1, 0, True, now))
 
     def holds(self, name: bytes, origin: bytes, time: int) -> bool:
         """Tell whether this host's disk has what *origin* wrote under *name* at *time*."""

@@ -32,6 +32,8 @@ class Shape:
     """Of a round."""
     piece: int = 512
     """Changes in one piece of a log, at most."""
+    delay: float | None = None
+    """Seconds that a message takes; None: as it is drawn."""
     small: bool = False
     """Whether other bounds, too, are as small as they are drawn; see ``sim_bounds``."""
     repeats: float = 0.0

@@ -44,6 +44,7 @@ from sojourn.testing.sim_shape import ACTS, Shape
 KEY = 32  # bytes; a name that is longer begins with a tag
 CODEC = Codec()
 REST = 60.0  # seconds that hosts may take to come to rest
+LOOK_EVERY = 0.5  # seconds between two looks at what hosts have said they have
 
 
 class Simulation:
@@ -52,7 +53,7 @@ class Simulation:
     def __init__(self, seed: int, shape: Shape | None = None) -> None:
         self.shape = shape = shape or Shape.of(seed)
         self.random = random = Random(seed)  # noqa: S311  (a schedule needs no secrecy)
-        delay = random.choice((0.0002, 0.001, 0.02))
+        delay = shape.delay or random.choice((0.0002, 0.001, 0.02))
         self.network = SimNetwork(random, delay=delay, repeats=shape.repeats, framed=shape.framed)
         self.clock = self.network.clock
         names = tuple(f"host{number}:7946" for number in range(shape.hosts))
@@ -131,8 +132,17 @@ class Simulation:
             self._go_on(browser, self.shape.requests)
         if self.shape.forger:
             self._go_on(self.forger, self.shape.requests)
-        self._advance(self.shape.seconds)
+        for _ in range(round(self.shape.seconds / LOOK_EVERY)):
+            self._advance(LOOK_EVERY)
+            self._check_levels()
         self._is_over = True
+
+    def _check_levels(self) -> None:
+        if self.shape.copies is None and self.shape.idle > self.shape.seconds:  # what is over is taken, and not kept
+            agents = [host for host in self.members if host.agent_up]
+            for host in agents:
+                for other in agents:
+                    host.check_level(other)
 
     def _go_on(self, browser: SimBrowser, left: int) -> None:
         if left and not self._is_over:
