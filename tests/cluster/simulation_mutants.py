@@ -299,14 +299,9 @@ def asks_as_often_as_it_is_asked() -> Iterator[None]:
 
 
 @mutant
-def ends_the_question_that_was_asked_anew() -> Iterator[None]:
-    """An answer that comes late ends another question about the same, and nobody answers that one."""
-    real = Questions._end
-
-    def end(self: Questions, question: Any, known: bool) -> None:
-        self._open.pop((question.key, question.floor), None) if question.over else real(self, question, known)
-
-    with patch.object(Questions, "_end", end):
+def asks_again_what_has_its_answer() -> Iterator[None]:
+    """A browser whose session is over has all hosts asked each time, until that was too often and it is answered 503."""
+    with patch.object(Questions, "_settle", lambda self, name: None):
         yield
 
 
@@ -332,6 +327,4 @@ SHAPES["finds_the_first_page_only"] = Shape(faults=2, browsers=8, acts=REVOKING,
 SHAPES["keeps_what_a_floor_names"] = Shape(faults=2, acts=(30, 40, 0, 0, 0, 0, 0, 20))
 SHAPES["takes_the_floor_for_the_time"] = Shape(faults=2, acts=(30, 40, 0, 0, 0, 0, 0, 20))
 SHAPES["asks_as_often_as_it_is_asked"] = Shape(faults=0, requests=60, forger=True)
-SHAPES["ends_the_question_that_was_asked_anew"] = Shape(
-    hosts=5, delay=0.02, faults=1, acts=(40, 20, 0, 0, 10, 0, 30, 0), **ENDING
-)
+SHAPES["asks_again_what_has_its_answer"] = Shape(faults=1, **ENDING)

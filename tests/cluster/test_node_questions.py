@@ -7,6 +7,7 @@ from tests.cluster.pump import Pump, key_of
 
 from sojourn.cluster import local, wire
 from sojourn.cluster.clock import Stamp
+from sojourn.cluster.questions import SETTLED
 from sojourn.cluster.replica import Mark, Replica, floor_of
 
 A, B, C = "a:1", "b:1", "c:1"
@@ -192,15 +193,32 @@ def test_a_host_that_began_anew_and_reaches_nobody_says_that_it_does_not_know(pu
 
 
 def test_an_answer_that_comes_late_ends_no_question_but_its_own(pump: Pump) -> None:
-    pump.cut = {(B, C)}
+    pump.cut = {(A, C), (B, C)}
     seen = forged(pump, A)
-    assert ask(pump, C, seen).known  # as A has answered; the answer of B is on its way
-    pump.cut.add((A, C))
-    asks = local.Ask(9_999, KEY, seen, 500)
-    pump.do(pump.machines[C], pump.machines[C].node.asked(1, asks, pump.now))
-    pump.cut.discard((B, C))
+    assert not ask(pump, C, seen, wait_ms=300).known
+    machine = pump.machines[C]
+    pump.do(machine, machine.node.asked(1, local.Ask(9_999, KEY, seen, 500), pump.now))
     pump.heal()
-    pump.run(1)
-    answer = pump.machines[C].reply_to(9_999)
+    pump.run(0.1)
+    answer = machine.reply_to(9_999)
     assert answer
     assert answer.known
+
+
+def test_a_browser_that_comes_back_with_a_dead_cookie_is_answered_however_often_it_asks(pump: Pump) -> None:
+    seen = forged(pump, A)  # as of a session that is over and was swept everywhere
+    mark = len(pump.log)
+    for _ in range(30):
+        assert ask(pump, C, seen).known
+        pump.run(0.05)
+    assert len([one for sender, _, one in pump.log[mark:] if sender == C and isinstance(one, wire.Fetch)]) == 2
+
+
+def test_what_came_to_nothing_is_asked_again_after_a_while(pump: Pump) -> None:
+    seen = forged(pump, A)
+    assert ask(pump, C, seen).known
+    pump.cut = {(A, C), (B, C)}
+    pump.run(SETTLED - 0.1)
+    assert ask(pump, C, seen).known
+    pump.run(0.2)
+    assert not ask(pump, C, seen).known

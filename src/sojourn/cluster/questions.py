@@ -2,11 +2,13 @@
 
 The host that made a write knows best whether it was made: when it has answered, what it lacks was never written, and
 somebody has forged the floor. Where the writer is gone for good, all others must answer. Until then nobody is shown an
-older session; and questions that came to nothing may not come too often, since any browser can ask them.
+older session; and questions that came to nothing may not come too often, since any browser can ask them. One that was
+asked a moment ago has its answer: what is here is no older by now, and a browser whose session is over asks each time.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from sojourn.cluster.clock import Origin
@@ -19,6 +21,7 @@ from sojourn.cluster.wire import Copies, Fetch, Message
 MOST_OPEN = 4096
 VOID_A_SECOND, VOID_AT_ONCE = 500.0, 1000.0  # of a host, for sessions that are here, and as many for others
 VOID_A_KEY, VOID_A_KEY_AT_ONCE, KEYS = 1.0, 5.0, 4096
+SETTLED = 2.0  # seconds for which what came to nothing is not asked again: a browser may keep a dead cookie for long
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Questions:
         self.host = host
         self.asked = self.void = 0
         self._open: dict[tuple[bytes, bytes], _Question] = {}
+        self._settled: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
+        """Until when the answer to a question that came to nothing holds."""
         self._deadlines: Deadlines[_Question] = Deadlines()
         self._here = Bucket(VOID_A_SECOND, VOID_AT_ONCE, 0.0, host.now)
         self._nowhere = Bucket(VOID_A_SECOND, VOID_AT_ONCE, 0.0, host.now)
@@ -56,7 +61,7 @@ class Questions:
         name = (request.key, request.floor)
         if question := self._open.get(name):
             question.askers.append((worker, request.number))
-        elif self._is_here(*name):
+        elif self._is_here(*name) or self._settled.get(name, 0.0) > self.host.now:
             self.host.reply(worker, Asked(request.number, True))
         elif len(self._open) >= MOST_OPEN or self._too_many(request.key):
             self.host.reply(worker, Asked(request.number, False))
@@ -156,8 +161,16 @@ class Questions:
             self.void += 1
             (self._nowhere if question.before is None else self._here).spend(self.host.now)
             self._keys.spend(question.key, self.host.now)
+            if known:
+                self._settle((question.key, question.floor))
         for worker, number in question.askers:
             self.host.reply(worker, Asked(number, known))
+
+    def _settle(self, name: tuple[bytes, bytes]) -> None:
+        self._settled[name] = self.host.now + SETTLED
+        self._settled.move_to_end(name)
+        if len(self._settled) > KEYS:
+            self._settled.popitem(last=False)
 
     # -- what happens meanwhile --------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from sojourn.testing.sim_shape import ACTS, Shape
 KEY = 32  # bytes; a name that is longer begins with a tag
 CODEC = Codec()
 REST = 60.0  # seconds that hosts may take to come to rest
+OFTEN = 7  # requests with one cookie, one after the other
 LOOK_EVERY = 0.5  # seconds between two looks at what hosts have said they have
 
 
@@ -243,6 +244,10 @@ class Simulation:
                     self._ask(browser, "read", host)
                 if browser.stolen:
                     self._ask(browser, "probe", host)
+        if self.shape.idle < self.shape.seconds:
+            for _ in range(OFTEN):  # with a cookie whose session is over, and is swept
+                if self.browsers[0].cookie:
+                    self._ask(self.browsers[0], "read", self.members[0])
 
     def _ask(self, browser: SimBrowser, does: Does, host: SimHost) -> None:
         """Send a request and wait for the answer."""
