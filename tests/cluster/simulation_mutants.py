@@ -300,7 +300,7 @@ def asks_as_often_as_it_is_asked() -> Iterator[None]:
 
 @mutant
 def asks_again_what_has_its_answer() -> Iterator[None]:
-    """A browser whose session is over has all hosts asked each time, until that was too often and it is answered 503."""
+    """A browser whose session is over has all hosts asked each time, until that is too often, and then sees 503."""
     with patch.object(Questions, "_settle", lambda self, name: None):
         yield
 

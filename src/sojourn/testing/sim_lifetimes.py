@@ -1,4 +1,4 @@
-"""Lifetimes: between which times does a session end by itself, as far as a history can tell?
+"""Lifetimes: between which times a session ends by itself, as far as a history can tell.
 
 A host's clock says when: nobody has looked for the idle timeout, or the lifetime has passed. A look counts by the clock
 of the host that served it, and the lifetime by that of the host where the session began. So what a clock was ahead, at

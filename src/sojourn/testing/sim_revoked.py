@@ -1,4 +1,4 @@
-"""Revocations: which sessions of a principal does "log out everywhere" have to end, and where, by when?
+"""Revocations: which sessions of a principal "log out everywhere" has to end, and where, and by when.
 
 It ends what its host knows of: each session whose login or renewal was answered before it began, if
 
