@@ -222,3 +222,15 @@ def test_what_came_to_nothing_is_asked_again_after_a_while(pump: Pump) -> None:
     assert ask(pump, C, seen).known
     pump.run(0.2)
     assert not ask(pump, C, seen).known
+
+
+def test_nobody_waits_for_a_host_that_had_left_before_this_one_began(pump: Pump) -> None:
+    seen = forged(pump, B)
+    assert pump.ask(B, local.Leave(0, 5_000))
+    pump.run(1)
+    pump.kill(C)
+    pump.run(0.1)
+    pump.start(C, pump.new_tables())
+    assert pump.run(5, lambda: pump.is_ready(C))
+    assert pump.state(C, B) is None
+    assert ask(pump, C, seen).known
