@@ -15,12 +15,13 @@ from sojourn.cluster.log import Verdict, Waiters
 from sojourn.cluster.questions import Questions
 from sojourn.cluster.replica import Mark, Replica, Times, missing
 from sojourn.cluster.shipping import Flow, Shipping
-from sojourn.cluster.tables import Done
+from sojourn.cluster.tables import Applied, Done
 from sojourn.cluster.waiting import Waiting
 from sojourn.cluster.wire import Change, Changes, Listing
 from sojourn.core.capability import Page
 from sojourn.core.ops import Written
 from sojourn.core.policy import DAY, Policy
+from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import tables_merge, tables_rows, tables_verbs
 from sojourn.store.peers.packing import places_of
 from sojourn.store.peers.tables_rows import Rows
@@ -202,6 +203,22 @@ def gives_a_session_at_its_second_place_only() -> Iterator[None]:
 
 
 @mutant
+def acknowledges_what_it_could_not_store() -> Iterator[None]:
+    """Where the storage fails in the midst of a piece the rest of it is passed over."""
+    real = SimTables.store
+
+    def store(self: SimTables, changes: Changes) -> Applied:
+        try:
+            return real(self, changes)
+        except StoreUnavailable:
+            self.writing(lambda rows: rows.advance(changes.origin, changes.progress))
+            return Applied()
+
+    with patch.object(SimTables, "store", store):
+        yield
+
+
+@mutant
 def sweeps_tombstones_early() -> Iterator[None]:
     """That a session was ended is remembered until the next sweep."""
 
@@ -328,3 +345,4 @@ SHAPES["keeps_what_a_floor_names"] = Shape(faults=2, acts=(30, 40, 0, 0, 0, 0, 0
 SHAPES["takes_the_floor_for_the_time"] = Shape(faults=2, acts=(30, 40, 0, 0, 0, 0, 0, 20))
 SHAPES["asks_as_often_as_it_is_asked"] = Shape(faults=0, requests=60, forger=True)
 SHAPES["asks_again_what_has_its_answer"] = Shape(faults=1, **ENDING)
+SHAPES["acknowledges_what_it_could_not_store"] = Shape(faults=8, browsers=8, acts=(20, 80, 0, 0, 0, 0, 0, 0))

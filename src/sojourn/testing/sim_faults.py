@@ -26,6 +26,7 @@ FAULTS = (
     "power lost",
     "agent killed",
     "disk lost",
+    "storage fails",
 )
 
 
@@ -99,6 +100,9 @@ class Faults:
             case "clock jumps":
                 one.jumped += self._random.choice(self._jumps)
                 self.note(f"clock is {one.jumped:+.1f} s", one.name, ahead=one.jumped)
+            case "storage fails":  # also between two batches of what it has begun to store
+                one.tables.fails_in = self._random.randint(1, 6)
+                self.note("storage is about to fail", one.name)
             case "agent killed":
                 self._kill_agent(fault, one)
             case _:
@@ -159,3 +163,4 @@ class Faults:
         self.heal()
         for host in self._members():
             self.raise_up(host)
+            host.tables.fails_in = 0

@@ -24,6 +24,7 @@ from sojourn.core.ops import Flow, Performable
 from sojourn.core.policy import LONGEST
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers.packing import digest_of
+from sojourn.store.peers.tables_rows import Rows
 from sojourn.testing.dict_tables import DictTables
 from sojourn.testing.fakes import START
 from sojourn.testing.sim_history import History, Question
@@ -47,7 +48,17 @@ class SimTables(DictTables):
         super().__init__(clock, random)
         self.piece = 512
         """The most changes in one piece of a log: few of them show what goes wrong between two pieces."""
+        self.fails_in = 0
+        """Of how many write transactions from now on the last one fails; 0: none does."""
         self._digests: dict[bytes, tuple[object, int]] = {}
+
+    def writing(self, work: Callable[[Rows], T]) -> T:
+        """Return what *work* returns, unless the storage fails."""
+        if self.fails_in:
+            self.fails_in -= 1
+            if not self.fails_in:
+                raise StoreUnavailable("the storage is full, for a moment")
+        return super().writing(work)
 
     def log(self, origin: Origin, cursor: int, cut: int, limit: int, holds: Holds | None = None) -> Changes:
         """Return the next piece of an origin's log."""
