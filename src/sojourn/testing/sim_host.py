@@ -279,7 +279,7 @@ class SimHost:
         return worker.places(self.tables, self.settings, key)
 
     def run(self, process: Process[T], done: Callable[[T], None], lost: Callable[[], None] = lambda: None) -> None:
-        """Run a process to its end, and say what it returned; *lost* is called when the host is down, or is killed meanwhile."""
+        """Run a process to its end, and say what it returned; *lost* is called when the host is down or is killed."""
         if not self.up:
             self._clock.after(SOCKET, lost)
             return
