@@ -154,8 +154,9 @@ class Host:
         return set(self.settings.seeds) - {self.me}
 
     def unheard(self) -> bool:
-        """Tell whether there is a host of the settings of which nothing was heard yet."""
-        return any(self.members.state(name) is None for name in self.seeds())
+        """Tell whether there is a host of the settings of which nothing was heard yet, not even that it has left."""
+        left = {name for peer in self.peers.values() for name, state in peer.states.items() if state == "left"}
+        return any(self.members.state(name) is None for name in self.seeds() - left)
 
     def progress(self) -> dict[Origin, Progress]:
         """Return how far each log is stored here, as others are told: of those that ended long ago nobody asks."""
