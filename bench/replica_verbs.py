@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bench.operations import Visit
 from bench.places import in_memory
 from bench.rounds import check
 from bench.sessions import NOW, Records, key_of
+from sojourn import SessionManager
 from sojourn.connect import connect
 from sojourn.core.ops import Written
 from sojourn.core.record import Record
@@ -32,17 +34,28 @@ class Beside(NamedTuple):
         return f"{self.ours:.1f}", f"{self.theirs:.1f}", f"{self.ratio:.2f}"
 
 
-def verbs(url: str, rounds: int) -> tuple[Beside, Beside]:
-    """Return what a load and an update cost on the host of *url*, which waits for nobody, beside ``local:``."""
+class Verbs(NamedTuple):
+    """What is done on both stores."""
+
+    load: Beside
+    update: Beside
+    commit: Beside
+    """A whole session: opened by its cookie, read, changed and committed."""
+
+
+def verbs(url: str, rounds: int) -> Verbs:
+    """Return what is done on the host of *url*, which waits for nobody, beside ``local:``."""
     peers: Any = connect(url)
     with in_memory() as place:
         local = LocalStore(place / "local")
         filled = _fill(peers.blocking, local)
+        visits = Visit(SessionManager(peers)), Visit(SessionManager(local))
         loads = [_round(peers.blocking, local, _load, filled, number) for number in range(rounds)]
         updates = [_round(peers.blocking, local, _update, filled, number) for number in range(rounds)]
+        commits = [_round(*visits, _commit, filled, number) for number in range(rounds)]
         local.close()
         peers.blocking.close()
-    return _beside(loads), _beside(updates)
+    return Verbs(_beside(loads), _beside(updates), _beside(commits))
 
 
 Filled = list[tuple[bytes, Record]]
@@ -81,6 +94,10 @@ def _update(store: Any, key: bytes, record: Record, version: int) -> object:
     done = store.update(key, record._replace(values=values, version=version + 1), version)
     check(done is Written.DONE, "an update is done")
     return done
+
+
+def _commit(visit: Visit, key: bytes, record: Record, version: int) -> object:
+    return visit.write()
 
 
 def _beside(rounds: list[tuple[float, float]]) -> Beside:

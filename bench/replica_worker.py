@@ -2,8 +2,8 @@
 
     python -m bench.replica_worker URL SESSIONS TASKS RATE SECONDS
 
-It prints ``ready``, waits for a line on its input, works, and prints one line of JSON. RATE is writes a second over all
-tasks; 0 does not pause.
+It runs on uvloop, as servers do. It prints ``ready``, waits for a line on its input, works, and prints a line of JSON.
+RATE is writes a second over all tasks; 0 does not pause.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sys
 import time
 from itertools import count, islice
 from typing import Any
+
+import uvloop
 
 from bench.rounds import check
 from bench.sessions import NOW, Records
@@ -30,7 +32,8 @@ LIFE = 3600.0  # seconds
 def main() -> None:
     """Work, and print what it took."""
     url, sessions, tasks, rate, seconds = sys.argv[1:]
-    print(json.dumps(asyncio.run(_work(url, int(sessions), int(tasks), float(rate), float(seconds)))))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(_work(url, int(sessions), int(tasks), float(rate), float(seconds)))))
 
 
 async def _work(url: str, sessions: int, tasks: int, rate: float, seconds: float) -> dict[str, Any]:

@@ -156,6 +156,11 @@ class SessionManager:
         if callable(close := getattr(self.blocking_store(), "close", None)):
             close()
 
+    async def aprepare(self) -> None:
+        """Have the store ready for the first request, where it needs a moment; for a server that starts."""
+        if callable(prepare := getattr(self.loop_store(), "prepare", None)):
+            await prepare()
+
     async def aclose(self) -> None:
         """Close the store's connections of the running event loop."""
         if callable(close := getattr(self.loop_store(), "aclose", None)):

@@ -1,4 +1,4 @@
-"""Who closes the store: what the middleware made ends with the server's lifespan, any other manager with its owner."""
+"""Who makes the store ready, and who closes it: the middleware by the server's lifespan, or the manager's owner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
 
 
 class ClosableStore(AwaitedStore):
-    """Notes among what is sent to the server when it is closed."""
+    """Notes among what is sent to the server when it is closed. It has nothing to prepare."""
 
     def __init__(self, steps: list[str], *, fails: bool = False) -> None:
         super().__init__(MemoryStore())
@@ -32,6 +32,16 @@ class ClosableStore(AwaitedStore):
         self.steps.append("store closed")
         if self.fails:
             raise OSError("the connection was gone already")
+
+
+class PreparedStore(ClosableStore):
+    """Notes also when it is made ready."""
+
+    async def prepare(self) -> None:
+        await asyncio.sleep(0)
+        self.steps.append("store ready")
+        if self.fails:
+            raise OSError("nobody listens")
 
 
 async def run_lifespan(app: Any, steps: list[str], *messages: dict[str, str]) -> None:
@@ -70,6 +80,31 @@ def test_a_manager_that_was_given_is_left_to_its_owner() -> None:
     app = starlette_app(steps, manager=SessionManager(ClosableStore(steps)))
     asyncio.run(run_lifespan(app, steps, STARTUP, SHUTDOWN))
     assert steps == ["up", "lifespan.startup.complete", "down", "lifespan.shutdown.complete"]
+
+
+def test_the_store_is_ready_before_the_server_lets_requests_come() -> None:
+    steps: list[str] = []
+    app = starlette_app(steps, store=PreparedStore(steps))
+    asyncio.run(run_lifespan(app, steps, STARTUP, SHUTDOWN))
+    assert steps[:3] == ["up", "store ready", "lifespan.startup.complete"]
+    assert steps[3:] == ["down", "store closed", "lifespan.shutdown.complete"]
+
+
+def test_a_store_that_is_not_ready_keeps_no_server_from_starting(caplog: pytest.LogCaptureFixture) -> None:
+    steps: list[str] = []
+    app = starlette_app(steps, store=PreparedStore(steps, fails=True))
+    asyncio.run(run_lifespan(app, steps, STARTUP, SHUTDOWN))
+    assert steps[:3] == ["up", "store ready", "lifespan.startup.complete"]
+    assert "not made ready" in caplog.text
+
+
+def test_the_store_of_a_manager_that_was_given_is_made_ready_by_its_owner() -> None:
+    steps: list[str] = []
+    manager = SessionManager(PreparedStore(steps))
+    asyncio.run(run_lifespan(starlette_app(steps, manager=manager), steps, STARTUP, SHUTDOWN))
+    assert "store ready" not in steps
+    asyncio.run(manager.aprepare())
+    assert steps[-1] == "store ready"
 
 
 @pytest.mark.parametrize("ended", ["lifespan.startup.failed", "lifespan.shutdown.failed"])

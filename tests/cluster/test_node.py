@@ -77,6 +77,20 @@ def test_a_counter_write_sends_each_host_one_message_of_less_than_250_bytes(pump
     assert pump.sizes[A, "Changes"] - before[0][A, "Changes"] < 2 * 250
 
 
+def test_a_write_while_a_piece_is_on_its_way_goes_out_as_soon_as_that_is_stored() -> None:
+    pump = Pump(A, B)
+    pump.start_all()
+    pump.run(1)
+    machine, began = pump.machines[A], pump.now
+    for number, text in enumerate(("first", "second"), 1001):
+        done = machine.tables.perform("create", (key_of(text), record(pump.now)))
+        pump.do(machine, machine.node.asked(1, local.Await(number, key_of(text), done.time, 500), pump.now))
+        pump.do(machine, machine.node.written(pump.now))
+    pump.run(0.5, lambda: machine.reply_to(1002) is not None)
+    assert machine.reply_to(1002).enough
+    assert pump.now - began < 0.01, "two ways there and back"
+
+
 def test_a_write_that_reaches_nobody_is_answered_at_once_and_counted(pump: Pump) -> None:
     pump.kill(B)
     pump.kill(C)
@@ -87,6 +101,12 @@ def test_a_write_that_reaches_nobody_is_answered_at_once_and_counted(pump: Pump)
     assert pump.now - began < 0.01
     assert pump.ask(A, local.Status(0)).view["under_replicated"] == 1
     assert any("fewer hosts" in report.text for report in pump.machines[A].reports)
+
+
+def test_writes_whose_workers_had_no_answer_are_counted_with_those_on_too_few_hosts(pump: Pump) -> None:
+    assert pump.ask(A, local.Status(0, 3)).view["under_replicated"] == 3
+    assert pump.ask(A, local.Status(0, -1)).view["under_replicated"] == 3
+    assert any("3 writes are on fewer hosts" in report.text for report in pump.machines[A].reports)
 
 
 def test_a_host_that_dies_during_the_wait_ends_it_at_once() -> None:

@@ -7,6 +7,7 @@ from tests.cluster.pump import Pump, key_of
 
 from sojourn.cluster import local, wire
 from sojourn.cluster.clock import Stamp
+from sojourn.cluster.questions import SETTLED
 from sojourn.cluster.replica import Mark, Replica, floor_of
 
 A, B, C = "a:1", "b:1", "c:1"
@@ -354,3 +355,47 @@ def test_the_late_answer_to_a_question_that_is_over_ends_no_other(pump: Pump) ->
     assert machine.reply_to(9002).known
     pump.run(1)
     assert not machine.reply_to(9001).known
+
+
+def test_an_answer_that_comes_late_ends_no_question_but_its_own(pump: Pump) -> None:
+    pump.cut = {(A, C), (B, C)}
+    seen = forged(pump, A)
+    assert not ask(pump, C, seen, wait_ms=300).known
+    machine = pump.machines[C]
+    pump.do(machine, machine.node.asked(1, local.Ask(9_999, KEY, seen, 500), pump.now))
+    pump.heal()
+    pump.run(0.1)
+    answer = machine.reply_to(9_999)
+    assert answer
+    assert answer.known
+
+
+def test_a_browser_that_comes_back_with_a_dead_cookie_is_answered_however_often_it_asks(pump: Pump) -> None:
+    seen = forged(pump, A)  # as of a session that is over and was swept everywhere
+    mark = len(pump.log)
+    for _ in range(30):
+        assert ask(pump, C, seen).known
+        pump.run(0.05)
+    assert asked(pump, mark) == [A]
+
+
+def test_what_came_to_nothing_is_asked_again_after_a_while(pump: Pump) -> None:
+    seen = forged(pump, A)
+    assert ask(pump, C, seen).known
+    pump.cut = {(A, C), (B, C)}
+    pump.run(SETTLED - 0.1)
+    assert ask(pump, C, seen).known
+    pump.run(0.2)
+    assert not ask(pump, C, seen).known
+
+
+def test_nobody_waits_for_a_host_that_had_left_before_this_one_began(pump: Pump) -> None:
+    seen = forged(pump, B)
+    assert pump.ask(B, local.Leave(0, 5_000))
+    pump.run(1)
+    pump.kill(C)
+    pump.run(0.1)
+    pump.start(C, pump.new_tables())
+    assert pump.run(5, lambda: pump.is_ready(C))
+    assert pump.state(C, B) is None
+    assert ask(pump, C, seen).known

@@ -6,6 +6,7 @@ They are two files so that two processes run them. `make nightly` runs ten thous
 from __future__ import annotations
 
 import sys
+from random import Random
 
 import pytest
 from tests.cluster import seeds
@@ -13,9 +14,11 @@ from tests.cluster.pump import key_of, record
 
 from sojourn.testing import simulation
 from sojourn.testing.fakes import START
+from sojourn.testing.sim_bounds import BOUNDS, bounded
 from sojourn.testing.sim_checks import check
 from sojourn.testing.sim_history import Sent, from_lines, to_lines
-from sojourn.testing.simulation import Shape, Simulation
+from sojourn.testing.sim_shape import Shape
+from sojourn.testing.simulation import Simulation
 
 EACH = 25
 
@@ -85,3 +88,13 @@ class Binary:
 
     def write(self, data: bytes) -> None:
         self.written += data
+
+
+def test_small_bounds_are_put_back() -> None:
+    before = [getattr(place, name) for place, name, _ in BOUNDS]
+    with bounded(Random(1)):
+        within = [getattr(place, name) for place, name, _ in BOUNDS]
+    assert [getattr(place, name) for place, name, _ in BOUNDS] == before
+    assert 0 < sum(one < other for one, other in zip(within, before, strict=True)) < len(BOUNDS)
+    with bounded(None):
+        assert [getattr(place, name) for place, name, _ in BOUNDS] == before

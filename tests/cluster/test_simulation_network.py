@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from types import SimpleNamespace
 
 from sojourn.cluster import wire
 from sojourn.testing.sim_faults import Faults
@@ -14,7 +15,7 @@ class Recorder:
 
     def __init__(self, name: str, network: SimNetwork) -> None:
         self.name, self.up, self.asleep_until = name, True, 0.0
-        self.agent_up, self.ended = True, False
+        self.agent_up, self.ended, self.tables = True, False, SimpleNamespace(fails_in=0)
         self.heard: list[tuple[object, ...]] = []
         self.links: list[int] = []
         network.hosts[name] = self
@@ -120,7 +121,7 @@ def test_a_host_that_is_paused_when_all_faults_end_hears_nothing_new_before_what
     other.asleep_until = 3.0
     send(network, one.links[0], 0, 3)
     network.clock.run(2.0)
-    Faults(network, [], Random(1), lambda: [other]).end_all()  # type: ignore[list-item,return-value]
+    Faults(network, [], Random(1), lambda: [other], ()).end_all()  # type: ignore[list-item,return-value]
     send(network, one.links[0], 3, 6)
     network.clock.run(3.1)
     assert other.numbers == [0, 1, 2, 3, 4, 5]

@@ -22,6 +22,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 BEGINS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 """The messages that carry a response's headers: the last moment for a cookie."""
 
+LIFESPAN_BEGINS = "lifespan.startup.complete"
+"""The message after which a server lets requests come."""
+
 LIFESPAN_ENDS = frozenset({"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 """The messages after which a server may stop the event loop at once: the last moment to close connections."""
 
@@ -42,7 +45,8 @@ class SessionMiddleware:
     it there, and a look without that raises SessionNotFetched. A path is what the application's own routes see of it,
     without the ``root_path`` of a proxy or a mount. Other stores are asked at the first look on every path.
 
-    A manager made here of settings is closed when the server's lifespan ends; one that was given is its owner's.
+    A manager made here of settings has its store made ready when the server's lifespan begins, and is closed when that
+    ends; one that was given is its owner's.
 
     Raises ConfigurationError.
     """
@@ -66,8 +70,8 @@ class SessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
-            closes = scope["type"] == "lifespan" and self._owns_manager
-            await self.app(scope, receive, self._closing(send) if closes else send)
+            owns = scope["type"] == "lifespan" and self._owns_manager
+            await self.app(scope, receive, self._opening_and_closing(send) if owns else send)
             return
         if not self._waits:
             session = self.manager.begin(read_cookies, scope["headers"])
@@ -116,18 +120,24 @@ class SessionMiddleware:
         headers = self.manager.respond(outcome, headers, scheme=scope.get("scheme", "http"), host=read_host(scope))
         return {**message, "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]}
 
-    def _closing(self, send: Send) -> Send:
-        """Close the store's connections once the application has ended, before the server is told that it has."""
+    def _opening_and_closing(self, send: Send) -> Send:
+        """Have the store ready before the server is told that the application has begun, and closed before its end.
 
-        async def send_after_closing(message: Message) -> None:
-            if message["type"] in LIFESPAN_ENDS:
-                try:
+        Whatever a driver raises, the server must be told.
+        """
+
+        async def send_afterwards(message: Message) -> None:
+            try:
+                if message["type"] == LIFESPAN_BEGINS:
+                    await self.manager.aprepare()
+                elif message["type"] in LIFESPAN_ENDS:
                     await self.manager.aclose()
-                except Exception:  # whatever a driver raises, the server must learn that the application has ended
-                    _log.warning("the session store's connections were not closed properly", exc_info=True)
+            except Exception:
+                what = "made ready" if message["type"] == LIFESPAN_BEGINS else "closed properly"
+                _log.warning("the session store's connections were not %s", what, exc_info=True)
             await send(message)
 
-        return send_after_closing
+        return send_afterwards
 
 
 def route_path(scope: Scope) -> str:

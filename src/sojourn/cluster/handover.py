@@ -84,7 +84,8 @@ class Handover:
         return self._slice is None and (self.urgent or bool(self._slices)) and self.host.settings.copies is not None
 
     def _next_bucket(self) -> bool:
-        """Look for names in the next bucket; return whether to go on with it."""
+        """Look for names in the next bucket that has any; return whether to go on with it."""
+        self.bucket = self.host.tables.next_bucket(self.bucket)
         if self.bucket >= BUCKETS:
             self._end_pass()
             return False

@@ -53,6 +53,8 @@ class Status(_Message):
     """Ask for the cluster as this agent sees it."""
 
     number: int
+    unconfirmed: int = 0
+    """How many writes of who asks got no answer from the agent. They are counted as being on too few hosts."""
 
 
 class Forget(_Message):

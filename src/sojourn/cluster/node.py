@@ -78,6 +78,8 @@ class Node:
         """Whether something was not told to the others yet."""
         self._look = False
         """Whether something may be in the own log that was not shipped yet."""
+        self._busy: set[str] = set()
+        """Hosts that could not be sent what the last look has found: a piece was on its way to them."""
         self._ended = False
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -300,6 +302,8 @@ class Node:
                 if self.shipping.stored(peer.name, message):
                     self.waiting.reached(peer.name)
                 self.shipping.ship(peer.name)
+                if peer.name in self._busy:
+                    self._ship()
             case wire.Changes():
                 self.questions.arrived(self.pulling.changes(link, message))
             case wire.Copies() | wire.Took() | wire.Lacks() | wire.Did():
@@ -369,6 +373,7 @@ class Node:
 
     def _ship(self) -> None:
         self._look = False
+        self._busy = {name for name, flow in self.shipping.flows.items() if flow.sent}
         self.shipping.ship_all()
 
     # -- workers -----------------------------------------------------------------------------------------------------
@@ -381,6 +386,7 @@ class Node:
                 case local.Await() | local.Ask() | local.Forward():
                     self._handle(_Early(worker, request, now + request.wait_ms / 1000))
                 case local.Status():
+                    self.waiting.count(max(request.unconfirmed, 0))
                     self.host.reply(worker, local.View(request.number, self._status()))
                 case local.Forget():
                     self._forget(worker, request)

@@ -5,10 +5,13 @@ had written by then. So one of these is asked first, and mostly alone: it has wh
 and somebody has forged the floor. Where there is none, or it does not answer, all are asked. A writer that nobody knows
 is no proof of a forgery: it may have joined a moment ago, or be a former life of a host. Until it is settled nobody is
 shown an older session; and questions that came to nothing may not come too often, since any browser can ask them.
+One that was asked a moment ago has its answer: what is here is no older by now, and a browser whose session is over
+asks each time.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from sojourn.cluster.clock import Origin
@@ -23,6 +26,7 @@ VOID_A_SECOND, VOID_AT_ONCE = 500.0, 1000.0  # of a host, for sessions that are 
 WIDE_A_SECOND, WIDE_AT_ONCE = 100.0, 200.0  # of those for others, of which every host is asked
 VOID_A_KEY, VOID_A_KEY_AT_ONCE, KEYS = 1.0, 5.0, 4096
 WIDER_AFTER = 0.05  # seconds until everybody is asked, where the first one has not answered
+SETTLED = 2.0  # seconds for which what came to nothing is not asked again: a browser may keep a dead cookie for long
 
 
 @dataclass(slots=True)
@@ -51,6 +55,8 @@ class Questions:
         self.host = host
         self.asked = self.void = 0
         self._open: dict[tuple[bytes, bytes], _Question] = {}
+        self._settled: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
+        """Until when the answer to a question that came to nothing holds."""
         self._deadlines: Deadlines[_Question] = Deadlines()
         self._slow: Deadlines[_Question] = Deadlines()
         self._here = Bucket(VOID_A_SECOND, VOID_AT_ONCE, 0.0, host.now)
@@ -66,7 +72,7 @@ class Questions:
         name = (request.key, request.floor)
         if question := self._open.get(name):
             question.askers.append((worker, request.number))
-        elif self._is_here(*name):
+        elif self._is_here(*name) or self._settled.get(name, 0.0) > self.host.now:
             self.host.reply(worker, Asked(request.number, True))
         elif len(self._open) >= MOST_OPEN or self._too_many(*name):
             self.host.reply(worker, Asked(request.number, False))
@@ -220,15 +226,24 @@ class Questions:
         return waited_for <= question.answered and bool(question.answered or not self.host.expected)
 
     def _end(self, question: _Question, known: bool) -> None:
-        if self._open.pop((question.key, question.floor), None) is None:
-            return
+        if question.over:
+            return  # a late answer; the same may have been asked anew meanwhile
         question.over = True
+        del self._open[question.key, question.floor]
         if self.host.tables.replica(question.key) == question.before:
             self.void += 1
             self._bucket(question.key, wide=question.wide).spend(self.host.now)
             self._keys.spend(question.key, self.host.now)
+            if known:
+                self._settle((question.key, question.floor))
         for worker, number in question.askers:
             self.host.reply(worker, Asked(number, known))
+
+    def _settle(self, name: tuple[bytes, bytes]) -> None:
+        self._settled[name] = self.host.now + SETTLED
+        self._settled.move_to_end(name)
+        if len(self._settled) > KEYS:
+            self._settled.popitem(last=False)
 
     # -- what happens meanwhile --------------------------------------------------------------------------------------
 

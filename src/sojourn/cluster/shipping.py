@@ -121,12 +121,12 @@ class Shipping:
         self._ship(self.flows)
 
     def ship(self, name: str) -> None:
-        """Send a host the next piece, unless one is on its way, as far as the log was read for others already.
+        """Send a host the next piece, unless one is on its way, as far as it is known that there is more.
 
         What is later is not looked for: who writes says so, and then all are sent it.
         """
         flow = self.flows[name]
-        if flow.read.cursor < self._seen:
+        if flow.read.cursor < self._seen or not flow.at_end:
             self._ship({name: flow})
 
     def _ship(self, flows: Mapping[str, Flow]) -> None:

@@ -103,6 +103,9 @@ class Tables(Protocol):
     def names(self, bucket: int, holds: Holds | None = None) -> dict[bytes, int]:
         """Return the names in a bucket, each with a digest of what is stored."""
 
+    def next_bucket(self, first: int) -> int:
+        """Return the next bucket, from *first* on, that has anything in it; 1,024 where there is none."""
+
     def some_names(self, after: bytes | None, limit: int) -> tuple[bytes, ...]:
         """Return the next names in their order, *after* one."""
 

@@ -57,7 +57,7 @@ class Waiting:
         awaited = [other for other in others if other not in there and self._shipping.is_waited_for(other)]
         verdict = self._waiters.add(who, time, self._needed(others), len(there), awaited, deadline)
         if verdict:
-            self._count(verdict)
+            self.count(not verdict.enough)
             tell(verdict)
         else:
             self._told[who] = tell
@@ -101,14 +101,13 @@ class Waiting:
 
     def _end(self, verdicts: list[Verdict[Who]]) -> None:
         for verdict in verdicts:
-            self._count(verdict)
+            self.count(not verdict.enough)
             self._told.pop(verdict.who)(verdict)
 
-    def _count(self, verdict: Verdict[Who]) -> None:
-        if verdict.enough:
-            return
-        self.under_replicated += 1
-        if self._reported_at + REPORT_EVERY <= self.host.now:
+    def count(self, writes: int) -> None:
+        """Count so many writes as being on too few hosts, as far as is known."""
+        self.under_replicated += writes
+        if writes and self._reported_at + REPORT_EVERY <= self.host.now:
             new = self.under_replicated - self._reported
             self._reported_at, self._reported = self.host.now, self.under_replicated
             self.host.report("warning", f"{new} writes are on fewer hosts than acks= asks for")

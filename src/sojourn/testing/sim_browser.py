@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from sojourn.cluster.local import Settled
-from sojourn.core import floor, lifecycle
+from sojourn.core import floor, lifecycle, principals
 from sojourn.core.floor import Presented
 from sojourn.core.ids import SessionId
 from sojourn.core.outcome import KEEP, Action, Happened, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.session import Session
 from sojourn.errors import SessionConflict, StoreUnavailable
-from sojourn.testing.sim_history import Answered, History, Sent
+from sojourn.testing.sim_forgery import forged
+from sojourn.testing.sim_history import Answered, Does, History, Sent
 from sojourn.testing.sim_host import Process, SimHost
+from sojourn.testing.sim_known import PEEKING
 from sojourn.testing.site import Site
 
 PATIENCE = 4.0  # seconds until a browser gives a request up
-
-Does = Literal["read", "write", "logout", "renew", "login", "probe"]
 
 
 class Shared:
@@ -34,6 +34,10 @@ class Shared:
         """*hosts* returns those that a balancer would choose from."""
         self.random, self.history, self.policy, self.hosts = random, history, policy, hosts
         self.numbers = 0
+
+    def made_up_id(self) -> SessionId:
+        """Return an id that nobody was given."""
+        return SessionId.from_random(self.random.randbytes(32))
 
     def site(self, host: SimHost) -> Site:
         """Return the application as it runs on a host."""
@@ -60,6 +64,8 @@ class _Reply(NamedTuple):
 
     answered: Answered
     outcome: Outcome = KEEP
+    revoked: bool = False
+    """Whether all sessions of the browser's principal were ended."""
 
 
 class SimBrowser:
@@ -71,6 +77,7 @@ class SimBrowser:
         self.stolen: Presented | None = None
         """A cookie of a session that this browser has ended."""
         self.principal = f"visitor {number // 2}"
+        self._made_up = shared.made_up_id()
         self._shared, self._sticks = shared, sticks
         self._host: SimHost | None = None
         self._awaits = 0
@@ -84,14 +91,27 @@ class SimBrowser:
         """Send a request; *done* is called when it was answered, or given up."""
         shared = self._shared
         host = host or self._pick()
-        cookie = self.stolen if does == "probe" else self.cookie
+        cookie = self._presents(does)
         self._awaits = shared.numbers = number = shared.numbers + 1
         sets = self._wishes(number) if does == "write" or (does in ("login", "renew") and number % 2) else {}
         mark = number if sets else 0
-        shared.history.append(Sent(host.clock.now, number, self.number, host.name, does, _name(cookie), sets, mark))
+        who = self.principal if does in ("login", "revoke") else None
+        shared.history.append(
+            Sent(host.clock.now, number, self.number, host.name, does, _name(cookie), sets, mark, who)
+        )
         lost = partial(self._give_up, number, done)
-        host.run(self._request(host, number, does, cookie, sets), partial(self._answered, number, host, done), lost)
+        answered = partial(self._answered, number, host, done, does in PEEKING)
+        host.run(self._request(host, number, does, cookie, sets), answered, lost)
         host.clock.after(PATIENCE, lost)
+
+    def _presents(self, does: Does) -> Presented | None:
+        if does == "probe":
+            return self.stolen
+        if does != "forge":
+            return self.cookie
+        random = self._shared.random
+        made_up = Presented(self._made_up)
+        return forged(random, random.choice((self.cookie or made_up, made_up)))
 
     def _pick(self) -> SimHost:
         hosts = self._shared.hosts()
@@ -108,20 +128,25 @@ class SimBrowser:
             sets[f"now{self.number}"] = number if random.random() < 0.5 else None
         return sets
 
-    def _answered(self, number: int, host: SimHost, done: Callable[[], None], reply: _Reply) -> None:
+    def _answered(self, number: int, host: SimHost, done: Callable[[], None], peeks: bool, reply: _Reply) -> None:
         if self._awaits != number:
             return  # nobody listens any more
-        self._awaits = 0
-        before = self.cookie
-        answered, outcome = reply
-        self._host = host
-        if outcome.action is Action.ISSUE and outcome.id:
-            self.cookie = Presented(outcome.id, outcome.floor)
-        elif outcome.action is Action.EXPIRE:
-            self.stolen, self.cookie = before, None
+        self._awaits, self._host = 0, host
+        answered, outcome, revoked = reply
+        if revoked:
+            self.stolen, answered.ended = self.cookie, True
+        if not peeks:
+            self._take(outcome)
         answered.at, answered.session = host.clock.now, _name(self.cookie)
         self._shared.history.append(answered)
         done()
+
+    def _take(self, outcome: Outcome) -> None:
+        """Take a response's cookie."""
+        if outcome.action is Action.ISSUE and outcome.id:
+            self.cookie = Presented(outcome.id, outcome.floor)
+        elif outcome.action is Action.EXPIRE:
+            self.stolen, self.cookie = self.cookie, None
 
     def _give_up(self, number: int, done: Callable[[], None]) -> None:
         if self._awaits == number:
@@ -140,14 +165,19 @@ class SimBrowser:
             reads = {key: int(session[key]) for key in session}
             found = opened.record is not None
             self._handle(session, does, sets)
+            if does == "revoke":
+                yield from host.perform(principals.revoke(principals.tag_of(self.principal), lambda _: True), told)
+            revoked = does == "revoke"
             yield self._shared.random.choice((0.0, 0.001, 0.01, 0.1))
             if lifecycle.is_settled(session, session.delta(), site.policy, site.clock()) and floor.is_settled(session):
-                covered = opened.id is not None
-                return _Reply(Answered(0.0, number, True, found, reads, covered=covered))
+                return _Reply(
+                    _summary(number, session, KEEP, reads, found, revoked and bool(told), told), revoked=revoked
+                )
             outcome: Outcome = yield from host.perform(site.committing(session), told)
         except (StoreUnavailable, SessionConflict):
             return _Reply(Answered(0.0, number, False))
-        return _Reply(_summary(number, session, outcome, reads, found, bool(sets), told), outcome)
+        writes = bool(sets) or (revoked and bool(told))
+        return _Reply(_summary(number, session, outcome, reads, found, writes, told), outcome, revoked)
 
     def _handle(self, session: Session, does: Does, sets: dict[str, int | None]) -> None:
         """Do what an application's handler does."""

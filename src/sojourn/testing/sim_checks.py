@@ -1,194 +1,33 @@
 """Checkers: which promises does a history break? Pure functions over its lines; they know nothing of the simulation.
 
-What must be there is decided by cause and effect, not by time: a write's *past* is what its browser had seen or written
-before, and the past of that. No value may be shown, or be left at the end, that lies in the past of a write which the
-browser has seen, or which was acknowledged. Of two writes that did not know of each other either may stand.
-
-What a write is worth when disks are lost: it was acknowledged by so many hosts, and that many losses it survives. From
-the next quiet on it is everywhere. What was not acknowledged survives no loss, but a browser that has seen it is not
-shown anything older as long as no disk is lost.
+What a history means for them is in ``sim_known`` and ``sim_lifetimes``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
-from sojourn.testing.sim_history import Answered, Begins, Copy, Counted, Finding, History, Sent, Settled, Trouble
+from sojourn.testing.sim_history import (
+    NO_END,
+    Answered,
+    Copy,
+    Counted,
+    Finding,
+    History,
+    Question,
+    Sent,
+    Settled,
+    Trouble,
+)
+from sojourn.testing.sim_known import ENDING, SLACK, Known
+from sojourn.testing.sim_lifetimes import latest_end, may_have_ended
+from sojourn.testing.sim_revoked import revoked
 
-Checker: TypeAlias = Callable[["Known"], Iterator[Finding]]
+Checker: TypeAlias = Callable[[Known], Iterator[Finding]]
 
-ENDING = ("logout", "renew", "login")
-
-
-class Known:
-    """A history, looked through once."""
-
-    def __init__(self, history: History) -> None:
-        begins = history[0]
-        assert isinstance(begins, Begins), "a history starts with what is simulated"
-        self.begins = begins
-        self.history = history
-        self.sent: dict[int, Sent] = {}
-        self.answered: dict[int, Answered] = {}
-        self.expected: dict[int, frozenset[int]] = {}
-        """By request: the marks that its browser had seen, and their pasts."""
-        self.past: dict[int, frozenset[int]] = {}
-        self.request_of: dict[int, int] = {}
-        self.key_of: dict[int, dict[str, int | None]] = {}
-        self.copies = [line for line in history if isinstance(line, Copy)]
-        self.end = 0.0
-        self._seen: dict[int, frozenset[int]] = defaultdict(frozenset)
-        self._parents: dict[str, str] = {}
-        self._losses: list[float] = []
-        self._quiet: list[tuple[float, int]] = []
-        self._hosts = {*begins.hosts}
-        self.fewest = len(self._hosts)
-        for line in history:
-            self._note(line)
-
-    # -- building ------------------------------------------------------------------------------------------------
-
-    def _note(self, line: object) -> None:
-        match line:
-            case Sent():
-                self._note_sent(line)
-            case Answered():
-                self._note_answered(self.sent[line.request], line)
-            case Trouble():
-                self._note_trouble(line)
-
-    def _note_sent(self, sent: Sent) -> None:
-        self.sent[sent.request], self.end = sent, sent.at
-        expected = self._seen[sent.client] if sent.session and sent.does != "probe" else frozenset[int]()
-        self.expected[sent.request] = expected
-        if sent.mark:
-            self.request_of[sent.mark], self.past[sent.mark], self.key_of[sent.mark] = (
-                sent.request,
-                frozenset(),
-                sent.sets,
-            )
-
-    def _note_answered(self, sent: Sent, answer: Answered) -> None:
-        self.answered[answer.request], self.end = answer, answer.at
-        if not answer.ok or sent.does == "probe":
-            return
-        saw = self._closed(answer.reads.values()) if answer.found else frozenset[int]()
-        base = self.expected[sent.request] if answer.found else frozenset[int]()
-        if sent.mark:
-            self.past[sent.mark] = base | saw if answer.covered else saw
-        if answer.found and answer.session and sent.session:
-            self._unite(sent.session, answer.session)
-        if answer.session is None or answer.fresh:
-            self._seen[sent.client] = frozenset({sent.mark} if answer.wrote and answer.session else ())
-        elif answer.covered:
-            wrote = {sent.mark} if answer.wrote and sent.mark else set()
-            self._seen[sent.client] = base | saw | wrote
-        else:
-            self._seen[sent.client] = base
-
-    def _closed(self, marks: object) -> frozenset[int]:
-        closed: set[int] = set()
-        for mark in marks:  # type: ignore[attr-defined]
-            closed.add(mark)
-            closed |= self.past.get(mark, frozenset())
-        return frozenset(closed)
-
-    def _note_trouble(self, trouble: Trouble) -> None:
-        self.end = max(self.end, trouble.at)
-        if trouble.what == "disk lost":
-            self._losses.append(trouble.at)
-        elif trouble.what == "joined":
-            self._hosts |= {*trouble.hosts}
-        elif trouble.what == "is to leave":  # from here on it is not one that must have a write, though it may stay
-            self.fewest = min(self.fewest, len(self._hosts) - 1)
-        elif trouble.what == "left":
-            self._hosts -= {*trouble.hosts}
-            self.fewest = min(self.fewest, len(self._hosts))
-        elif trouble.what == "quiet":
-            self._quiet.append((trouble.at, min(len(self._hosts), self.begins.copies or len(self._hosts)) - 1))
-
-    # -- families: a session, and what renewals and logins made of it ---------------------------------------------
-
-    def family(self, session: str) -> str:
-        """Return what all sessions have in common that came of one another."""
-        while (parent := self._parents.get(session, session)) != session:
-            session = parent
-        return session
-
-    def _unite(self, one: str, other: str) -> None:
-        one, other = self.family(one), self.family(other)
-        if one != other:
-            self._parents[other] = one
-
-    def endings(self, session: str) -> list[Sent]:
-        """Return the requests that tried to end a session of this family."""
-        family = self.family(session)
-        return [
-            sent
-            for sent in self.sent.values()
-            if sent.does in ENDING and sent.session and self.family(sent.session) == family
-        ]
-
-    # -- judging -------------------------------------------------------------------------------------------------
-
-    def survives(self, mark: int, until: float) -> bool:
-        """Tell whether what was written under *mark* must still be there."""
-        return self.request_survives(self.request_of[mark], until)
-
-    def request_survives(self, request: int, until: float) -> bool:
-        """Tell whether what a request wrote must still be there at *until*, whatever disks were lost."""
-        answer = self.answered.get(request)
-        holders = answer.hosts if answer and answer.ok and (answer.wrote or answer.ended) else 0
-        since = self.sent[request].at
-        settled = answer.at if answer else since
-        for at, elsewhere in self._quiet:
-            if at < settled:
-                continue
-            if self._lost(since, min(at, until)) > holders:
-                return False
-            if at >= until:
-                return True
-            since, holders = at, elsewhere
-        return self._lost(since, until) <= holders
-
-    def _lost(self, since: float, until: float) -> int:
-        return sum(since <= at <= until for at in self._losses)
-
-    def losses(self, since: float, until: float) -> int:
-        """Return how many disks were lost meanwhile."""
-        return self._lost(since, until)
-
-    def is_older(self, value: int | None, mark: int, key: str, family: str, until: float) -> bool:
-        """Tell whether *value* of a key is what somebody saw before they wrote *mark*; None: no value."""
-        past = self.past[mark]
-        if value is not None:
-            return value in past
-        if self.key_of[mark][key] is None:
-            return False
-        removals = (
-            other
-            for other, sets in self.key_of.items()
-            if key in sets
-            and sets[key] is None
-            and (sent := self.sent[self.request_of[other]]).at <= until
-            and sent.session
-            and self.family(sent.session) == family
-        )
-        return not any(other not in past for other in removals)
-
-    def overwritten(self, reads: dict[str, int], marks: frozenset[int], session: str, until: float) -> Iterator[int]:
-        """Yield those of *marks* that must be there at *until* and of which *reads* shows something older."""
-        family = self.family(session)
-        for mark in sorted(marks):
-            for key in self.key_of.get(mark, {}):
-                if self.is_older(reads.get(key), mark, key, family, until) and self.survives(mark, until):
-                    yield mark
-                    break
-
-
-# -- the promises ------------------------------------------------------------------------------------------------------
+QUESTIONS_AT_ONCE, QUESTIONS_A_SECOND = 5, 1.0  # of a host, about one session, that come to nothing
 
 
 def never_older(known: Known) -> Iterator[Finding]:
@@ -201,7 +40,7 @@ def never_older(known: Known) -> Iterator[Finding]:
             continue
         if answer.found:
             missing = list(known.overwritten(answer.reads, expected, sent.session, answer.at))
-        elif _may_be_over(known, sent, answer.at):
+        elif _may_be_over(known, sent, answer.at) or may_have_ended(known, sent.session, expected, answer.at):
             continue
         else:
             missing = [mark for mark in sorted(expected) if known.survives(mark, answer.at)]
@@ -217,8 +56,8 @@ def _is_disturbed(known: Known, sent: Sent, until: float) -> bool:
     for other in known.endings(sent.session):
         if other.at > until or other.request == sent.request:
             continue
-        if other.does == "logout":
-            if _is_under_a_login(known, other):
+        if other.does in ("logout", "revoke"):
+            if _is_under_a_login(known, other, sent.session):
                 return True
             continue
         answer = known.answered.get(other.request)
@@ -227,13 +66,15 @@ def _is_disturbed(known: Known, sent: Sent, until: float) -> bool:
     return False
 
 
-def _is_under_a_login(known: Known, logout: Sent) -> bool:
+def _is_under_a_login(known: Known, end: Sent, session: str) -> bool:
     """Tell whether somebody else logged in on a session while it was ended: that login goes on without its values."""
-    ended = known.answered.get(logout.request)
-    for login in known.sent.values():
-        if login.does == "login" and login.session == logout.session and login.client != logout.client:
+    ended = known.answered.get(end.request)
+    for login in known.endings(session):
+        if login.does != "login" or login.client == end.client:
+            continue
+        if end.does == "revoke" or login.session == end.session:
             answer = known.answered.get(login.request)
-            if (answer is None or answer.at >= logout.at) and (ended is None or ended.at >= login.at):
+            if (answer is None or answer.at >= end.at) and (ended is None or ended.at >= login.at):
                 return True
     return False
 
@@ -255,11 +96,12 @@ def _may_be_over(known: Known, sent: Sent, until: float) -> bool:
 
 def nothing_lost(known: Known) -> Iterator[Finding]:
     """Every acknowledged write is there at the end, or something that knew of it, unless its session was ended."""
-    finally_: dict[str, Copy] = {copy.session: copy for copy in known.copies}
-    ended = {known.family(sent.session) for sent in known.sent.values() if sent.does in ENDING and sent.session}
+    finally_ = _longest(known.copies)
     for number, answer in known.answered.items():
         sent, session = known.sent[number], answer.session
-        if not (answer.ok and answer.wrote and session and sent.mark) or known.family(session) in ended:
+        if not (answer.ok and answer.wrote and session and sent.mark) or known.endings(session):
+            continue
+        if session not in known.living and may_have_ended(known, session, (sent.mark,), known.end):
             continue
         copy = finally_.get(session)
         if copy is None or copy.state != "live":
@@ -270,14 +112,20 @@ def nothing_lost(known: Known) -> Iterator[Finding]:
             yield Finding("nothing lost", text, (session,))
 
 
+def _longest(copies: Collection[Copy]) -> dict[str, Copy]:
+    """Return of each session the copy that is over last."""
+    return {copy.session: copy for copy in sorted(copies, key=lambda copy: copy.until)}
+
+
 def no_resurrection(known: Known) -> Iterator[Finding]:
     """An ended session is no session: on the host that ended it from then on, and everywhere in the end."""
-    live = {copy.session for copy in known.copies if copy.state == "live"}
     for number, answer in known.answered.items():
         sent = known.sent[number]
-        if answer.ok and answer.ended and sent.session and known.request_survives(number, known.end):
+        if not (answer.ok and answer.ended and sent.session and sent.does in ENDING):
+            continue
+        if known.request_survives(number, known.end):
             for session in _ended_by(known, sent):
-                if session in live:
+                if session in known.living:
                     text = f"session {session} lives at the end; request #{number} ({sent.does}) has ended it"
                     yield Finding("no resurrection", text, (session, sent.session))
     if known.begins.copies is None:
@@ -287,17 +135,11 @@ def no_resurrection(known: Known) -> Iterator[Finding]:
 def _ended_by(known: Known, sent: Sent) -> Iterator[str]:
     """Yield the sessions that are over once *sent* was answered: its own, and for a logout what renewals made of it."""
     session: str | None = sent.session
-    renewals = [
-        one
-        for one in known.sent.values()
-        if one.does in ("renew", "login")
-        and not ((answer := known.answered.get(one.request)) and answer.ok and not answer.ended)
-    ]
     passed: set[str] = set()
     while session and session not in passed:
         yield session
         passed.add(session)
-        mine = [one for one in renewals if one.session == session]
+        mine = known.renewals_of(session)
         if sent.does != "logout" or len(mine) != 1 or mine[0].does != "renew":
             return
         answer = known.answered.get(mine[0].request)
@@ -323,19 +165,90 @@ def _on_one_host(known: Known) -> Iterator[Finding]:
             over.setdefault(place, line.at)
 
 
+class Held(NamedTuple):
+    """What one host has of one name."""
+
+    digest: str
+    until: float
+    """When it is over by the host's clock, and may be swept."""
+
+
+def are_alike(held: Mapping[str, Held], due: Collection[str], clock: Callable[[str], float]) -> bool:
+    """Tell whether the hosts that are to have a name have one thing under it, and the others nothing.
+
+    What is over by the clock of its host counts as nothing: one host has swept it, another not yet. A host whose clock
+    says that all others' copies are over need not have one.
+    """
+    if held.keys() == {*due} and len({one.digest for one in held.values()}) == 1:
+        return True
+    live = {host: one for host, one in held.items() if one.until > clock(host) + SLACK}
+    last = max((one.until for one in live.values()), default=-NO_END) - SLACK
+    lacking = any(host not in live and last > clock(host) for host in due)
+    return not lacking and live.keys() <= {*due} and len({one.digest for one in live.values()}) <= 1
+
+
 def copies_alike(known: Known) -> Iterator[Finding]:
     """After quiet all hosts that are to have a session have one, of equal bytes, and the others have none."""
     by_session: dict[str, list[Copy]] = defaultdict(list)
     for copy in known.copies:
         by_session[copy.session].append(copy)
     for session, copies in by_session.items():
-        if len({copy.digest for copy in copies}) > 1:
-            text = "; ".join(f"{copy.host}: {copy.state} {copy.reads} {copy.digest}" for copy in copies)
-            yield Finding("copies alike", f"{session} differs: {text}", (session,))
-        holders = {copy.host for copy in copies}
-        if holders != {*copies[0].due}:
-            text = f"{session} is on {', '.join(sorted(holders))}, and should be on {', '.join(copies[0].due)}"
-            yield Finding("copies alike", text, (session,))
+        held = {copy.host: Held(copy.digest, copy.until) for copy in copies}
+        if not are_alike(held, copies[0].due, lambda host: known.end + known.ahead(host, known.end, known.end)[1]):
+            text = "; ".join(f"{copy.host}: {copy.state} {copy.reads} {copy.digest} {copy.until:g}" for copy in copies)
+            yield Finding("copies alike", f"{session} is {text}; due on {', '.join(copies[0].due)}", (session,))
+
+
+def no_afterlife(known: Known) -> Iterator[Finding]:
+    """What nobody has looked at for the idle timeout, or what is too old, is shown to nobody, and nothing changes that.
+
+    By the clocks of the hosts: that of the last look, and that of the host that shows it.
+    """
+    for number, answer in known.answered.items():
+        sent = known.sent[number]
+        if answer.ok and answer.found and sent.session:
+            now = sent.at + known.ahead(sent.host, sent.at, answer.at)[0]
+            if now > (end := latest_end(known, sent, answer)):
+                text = f"request #{number} finds {sent.session} at {sent.host}, where it was over since {end:.3f}"
+                yield Finding("no afterlife", text, (sent.session,))
+
+
+def forged_in_vain(known: Known) -> Iterator[Finding]:
+    """A made-up cookie opens nothing, leaves nothing, and causes a bounded number of questions."""
+    made_up = _made_up(known)
+    for copy in known.copies:
+        if copy.session in made_up:
+            yield Finding("forged in vain", f"{copy.host} keeps {copy.session}, which is made up", (copy.session,))
+    asked: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in known.history:
+        if isinstance(line, Question) and line.session in made_up:
+            asked[line.host, line.session].append(line.at)
+        elif isinstance(line, Trouble) and line.what.endswith("started"):  # an agent that begins counts anew
+            for pair in [pair for pair in asked if pair[0] in line.hosts]:
+                yield from _too_many(*pair, asked.pop(pair))
+    for pair, times in asked.items():
+        yield from _too_many(*pair, times)
+    for session in made_up:
+        for sent, _ in known.finds(session):
+            yield Finding("forged in vain", f"request #{sent.request} finds {session}, which is made up", (session,))
+
+
+def _made_up(known: Known) -> set[str]:
+    """Return the sessions that nobody was ever given."""
+    forged = {sent.session for sent in known.sent.values() if sent.does == "forge" and sent.session}
+    honest = {sent.session for sent in known.sent.values() if sent.does != "forge"}
+    return forged - honest - known.issued_by.keys()
+
+
+def _too_many(host: str, session: str, times: list[float]) -> Iterator[Finding]:
+    """Yield a finding where questions came faster than they may. Two may be on their way while one is counted."""
+    for first in range(len(times)):
+        for last in range(first, len(times)):
+            count, seconds = last - first + 1, times[last] - times[first]
+            if count > QUESTIONS_AT_ONCE + QUESTIONS_A_SECOND * seconds + 2:
+                text = f"{host} has asked {count} times within {seconds:.1f} s for {session}, which is made up"
+                yield Finding("forged in vain", text, (session,))
+                return
 
 
 def honest(known: Known) -> Iterator[Finding]:
@@ -348,13 +261,18 @@ def honest(known: Known) -> Iterator[Finding]:
             yield Finding("honest", f"{line.host} counts {line.counted} under-replicated writes; {line.told} were told")
     if known.begins.alone != "refuse" or known.begins.copies is not None:
         return  # what other hosts have performed they have not told in numbers
-    others = known.fewest - 1
+    others = known.fewest_that_stay - 1
     wanted = min(1 if known.begins.acks is None else known.begins.acks, others)  # all: of those that are not dead
     for number, answer in known.answered.items():
         session = answer.session or known.sent[number].session
-        if answer.ok and (answer.wrote or answer.ended) and answer.hosts < wanted:
+        if answer.ok and _has_written(known.sent[number], answer) and answer.hosts < wanted:
             text = f"request #{number} was accepted with {answer.hosts} acknowledgements of {wanted}"
             yield Finding("honest", text, (session,) if session else ())
+
+
+def _has_written(sent: Sent, answer: Answered) -> bool:
+    """Tell whether a request has written: "log out everywhere" may have found nothing to end."""
+    return answer.wrote or (answer.ended and sent.does != "revoke")
 
 
 def answers(known: Known) -> Iterator[Finding]:
@@ -366,12 +284,22 @@ def answers(known: Known) -> Iterator[Finding]:
         return
     for number, sent in known.sent.items():
         answer = known.answered.get(number)
-        if sent.at >= over and not (answer and answer.ok):
+        if sent.at >= over and sent.does != "forge" and not (answer and answer.ok):
             text = f"request #{number} at {sent.host}, after all was quiet: {'503' if answer else 'no answer'}"
             yield Finding("answers", text, (sent.session,) if sent.session else ())
 
 
-CHECKERS: tuple[Checker, ...] = (never_older, nothing_lost, no_resurrection, copies_alike, honest, answers)
+CHECKERS: tuple[Checker, ...] = (
+    never_older,
+    nothing_lost,
+    no_resurrection,
+    no_afterlife,
+    revoked,
+    forged_in_vain,
+    copies_alike,
+    honest,
+    answers,
+)
 
 
 def check(history: History) -> list[Finding]:

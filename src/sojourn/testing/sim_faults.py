@@ -6,15 +6,13 @@ so plans lose no more than one between two quiets, unless they are to find out w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
 from sojourn.testing.sim_history import History, Trouble
 from sojourn.testing.sim_host import SimHost
 from sojourn.testing.sim_network import SimNetwork
-
-HOUR = 3600.0
 
 FAULTS = (
     "cut",
@@ -28,6 +26,7 @@ FAULTS = (
     "power lost",
     "agent killed",
     "disk lost",
+    "storage fails",
 )
 
 
@@ -56,13 +55,20 @@ class Faults:
     """Carries faults out on the hosts of a network, and notes them in the history."""
 
     def __init__(
-        self, network: SimNetwork, history: History, random: Random, members: Callable[[], list[SimHost]]
+        self,
+        network: SimNetwork,
+        history: History,
+        random: Random,
+        members: Callable[[], list[SimHost]],
+        jumps: Sequence[float],
     ) -> None:
+        """*jumps* are by how many seconds a clock may jump."""
         self._network, self._history, self._random, self._members = network, history, random, members
+        self._jumps = jumps
 
-    def note(self, what: str, *hosts: str) -> None:
+    def note(self, what: str, *hosts: str, ahead: float | None = None) -> None:
         """Write down that something happened."""
-        self._history.append(Trouble(self._network.clock.now, what, hosts))
+        self._history.append(Trouble(self._network.clock.now, what, hosts, ahead))
 
     def schedule(self, faults: list[Fault]) -> None:
         """Have *faults* happen."""
@@ -92,8 +98,11 @@ class Faults:
                 one.asleep_until = self._network.clock.now + fault.lasts
                 self.note(f"paused for {fault.lasts} s", one.name)
             case "clock jumps":
-                one.jumped += self._random.choice((-HOUR, HOUR))
-                self.note(f"clock is {one.jumped:+} s", one.name)
+                one.jumped += self._random.choice(self._jumps)
+                self.note(f"clock is {one.jumped:+.1f} s", one.name, ahead=one.jumped)
+            case "storage fails":  # also between two batches of what it has begun to store
+                one.tables.fails_in = self._random.randint(1, 6)
+                self.note("storage is about to fail", one.name)
             case "agent killed":
                 self._kill_agent(fault, one)
             case _:
@@ -154,3 +163,4 @@ class Faults:
         self.heal()
         for host in self._members():
             self.raise_up(host)
+            host.tables.fails_in = 0

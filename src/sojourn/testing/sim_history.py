@@ -6,6 +6,7 @@ A history is a file of JSON objects, one a line, in the order of the simulation'
 * ``sent``      a browser sends a request to a host; at most one a client is under way
 * ``answered``  what came back, and what the store's workers were told meanwhile
 * ``settled``   a host told a worker that so many others have a write; ``really`` is how many did
+* ``question``  a host asks the others for what it lacks of a session
 * ``trouble``   something happened to a host or the network
 * ``copy``      at the end: one host's copy of one session
 * ``counted``   at the end: what a host counted, beside what its workers were told
@@ -23,6 +24,12 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 State: TypeAlias = Literal["live", "retired", "ended", "listed"]
+Does: TypeAlias = Literal["read", "write", "logout", "renew", "login", "probe", "revoke", "forge"]
+"""What a request does. ``probe``: a read with a cookie that its browser gave up, as from a stolen copy. ``revoke``: all
+
+sessions of a principal are ended. ``forge``: a read with a cookie whose floor, and perhaps whose id, was made up.
+"""
+NO_END = 1e12  # seconds, instead of infinity, which JSON lacks
 
 
 class _Line(msgspec.Struct, tag_field="is", omit_defaults=True):
@@ -39,7 +46,11 @@ class Begins(_Line, tag="begins"):
     acks: int | None = 1
     """Other hosts that must have a write before it is answered; None: all."""
     alone: str = "accept"
-    format: int = 1
+    idle: float = 604_800.0
+    """Seconds without a look after which a session is over."""
+    lifetime: float = 2_592_000.0
+    """Seconds after its beginning, or its login, after which it is over in any case."""
+    format: int = 2
 
 
 class Sent(_Line, tag="sent"):
@@ -49,13 +60,14 @@ class Sent(_Line, tag="sent"):
     request: int
     client: int
     host: str
-    does: Literal["read", "write", "logout", "renew", "login", "probe"]
-    """``probe``: a read with a cookie that its browser gave up, as from a stolen copy."""
+    does: Does
     session: str | None = None
     """What the cookie names."""
     sets: dict[str, int | None] = {}
     mark: int = 0
     """Names this request's writes; where a value is set it is that value."""
+    principal: str | None = None
+    """Who logs in, or whose sessions are to be ended."""
 
 
 class Answered(_Line, tag="answered"):
@@ -74,7 +86,7 @@ class Answered(_Line, tag="answered"):
     wrote: bool = False
     """Whether its writes were carried out."""
     ended: bool = False
-    """Whether the session was ended, or its id was rotated away, and the browser was told."""
+    """Whether the session was ended, or its id was rotated away, and the browser was told; or all of a principal's."""
     hosts: int = 0
     """Other hosts that had the writes when it was answered: the fewest of several."""
     covered: bool = True
@@ -96,8 +108,18 @@ class Settled(_Line, tag="settled"):
     """When the worker began to write."""
 
 
+class Question(_Line, tag="question"):
+    """A host asks the others what they have of a session, since it has less than a floor says."""
+
+    at: float
+    host: str
+    session: str
+
+
 class Trouble(_Line, tag="trouble"):
-    """What happened to whom. Checkers go by ``disk lost``, ``joined``, ``is to leave``, ``left``, ``quiet``, ``over``.
+    """What happened to whom. Kinds that checkers go by: ``disk lost``, ``joined``, ``is to leave``, ``left``,
+
+    ``quiet``, ``over``, ``started`` and ``agent started``.
 
     The others, such as ``killed`` and ``cut``, are for the reader. ``quiet``: every host had everything. ``over``: from
     here on nothing goes wrong any more.
@@ -106,6 +128,8 @@ class Trouble(_Line, tag="trouble"):
     at: float
     what: str
     hosts: tuple[str, ...] = ()
+    ahead: float | None = None
+    """Where a clock was set: by how many seconds it is ahead from then on."""
 
 
 class Copy(_Line, tag="copy"):
@@ -120,6 +144,8 @@ class Copy(_Line, tag="copy"):
     reads: dict[str, int] = {}
     due: tuple[str, ...] = ()
     """The hosts that are to have one."""
+    until: float = NO_END
+    """When it is over, in seconds since the beginning by the clock of its host. It may be swept from then on."""
 
 
 class Counted(_Line, tag="counted"):
@@ -130,7 +156,7 @@ class Counted(_Line, tag="counted"):
     told: int
 
 
-Line = Begins | Sent | Answered | Settled | Trouble | Copy | Counted
+Line = Begins | Sent | Answered | Settled | Question | Trouble | Copy | Counted
 History = list[Line]
 
 _encoder = msgspec.json.Encoder()
@@ -178,7 +204,7 @@ def _lineage(history: History, about: Iterable[str], requests: dict[int, Sent]) 
 
 
 def _concerns(line: Line, about: set[str | None], requests: dict[int, Sent]) -> bool:
-    if isinstance(line, Sent | Settled | Copy):
+    if isinstance(line, Sent | Settled | Question | Copy):
         return line.session in about
     if isinstance(line, Answered):
         return line.session in about or requests[line.request].session in about
@@ -191,9 +217,9 @@ def _told(line: Line, requests: dict[int, Sent]) -> str:
             return f"seed {line.seed}: {', '.join(line.hosts)}; copies={line.copies} acks={line.acks} {line.alone}"
         case Sent():
             sets = f" {line.sets}" if line.sets else ""
-            return (
-                f"{line.at:9.4f}  #{line.request} client {line.client} -> {line.host}: {line.does} {line.session}{sets}"
-            )
+            who = f" as {line.principal}" if line.principal else ""
+            does = f"{line.does} {line.session}{who}{sets}"
+            return f"{line.at:9.4f}  #{line.request} client {line.client} -> {line.host}: {does}"
         case Answered():
             sent = requests[line.request]
             found = f"found {line.reads}" if line.found else "found nothing"
@@ -202,6 +228,8 @@ def _told(line: Line, requests: dict[int, Sent]) -> str:
             return f"{line.at:9.4f}  #{line.request} client {sent.client} <- {sent.host}: {said}"
         case Settled():
             return f"{line.at:9.4f}      {line.host} settled {line.session}: {line.hosts} hosts, really {line.really}"
+        case Question():
+            return f"{line.at:9.4f}      {line.host} asks for {line.session}"
         case Trouble():
             return f"{line.at:9.4f}  ** {line.what} {' '.join(line.hosts)}"
         case Copy():

@@ -14,18 +14,19 @@ from typing import Any, TypeAlias, TypeVar
 from sojourn.cluster import worker
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.effects import Close, Dial, Effect, End, Reply, Report, Send
-from sojourn.cluster.local import Answer, Await, Forward, Forwarded, Nudge, Request, Settled, Status, View
+from sojourn.cluster.local import Answer, Ask, Await, Forward, Forwarded, Nudge, Request, Settled, Status, View
 from sojourn.cluster.node import Node
 from sojourn.cluster.replica import Replica, merge
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.tables import BUCKETS, Holds, bucket_of
 from sojourn.cluster.wire import Changes, Message
 from sojourn.core.ops import Flow, Performable, Written
+from sojourn.core.policy import LONGEST
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers.packing import digest_of
 from sojourn.testing.dict_tables import DictTables
 from sojourn.testing.fakes import START
-from sojourn.testing.sim_history import History
+from sojourn.testing.sim_history import History, Question
 from sojourn.testing.sim_history import Settled as SettledLine
 from sojourn.testing.sim_network import SimNetwork
 
@@ -46,11 +47,41 @@ class SimTables(DictTables):
         super().__init__(clock, random)
         self.piece = 512
         """The most changes in one piece of a log: few of them show what goes wrong between two pieces."""
+        self.fails_in = 0
+        """Of how many write transactions from now on the last one fails; 0: none does."""
         self._digests: dict[bytes, tuple[object, int]] = {}
+
+    def writing(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what *work* returns, unless the storage fails."""
+        if self.fails_in:
+            self.fails_in -= 1
+            if not self.fails_in:
+                raise StoreUnavailable("the storage is full, for a moment")
+        return super().writing(work, *arguments)
 
     def log(self, origin: Origin, cursor: int, cut: int, limit: int, holds: Holds | None = None) -> Changes:
         """Return the next piece of an origin's log."""
         return super().log(origin, cursor, cut, min(limit, self.piece), holds)
+
+    def writes_of(self, origin: Origin) -> dict[bytes, int]:
+        """Return of each session the time of an origin's last write to it that is here."""
+        entries = ((name, stored.entry) for name, stored in self._rows.stored.items())
+        return {
+            name: entry.seen[origin].time
+            for name, entry in entries
+            if isinstance(entry, Replica) and origin in entry.seen
+        }
+
+    def written_at(self, time: int) -> bytes | None:
+        """Return the name that stands at a place of the own log."""
+        return next((name for at, name in self._rows.logged(self.origin, time - 1) if at == time), None)
+
+    def until_ms(self, name: bytes) -> int:
+        """Return when the copy here is over, in milliseconds since the epoch; 0: there is none, or not any more."""
+        for change in self.copies((name,)):
+            entry = change.replica or change.listing
+            return entry.keep_ms if isinstance(entry, Replica) else entry.until_ms if entry else 0
+        return 0
 
     def digests(self, first: int, count: int, holds: Holds | None = None) -> dict[int, int]:
         """Return one number for each of *count* buckets from *first* on."""
@@ -70,10 +101,17 @@ class SimHost:
     """A host of the network, from its first start on through all its lives. It is down until :meth:`start`."""
 
     def __init__(
-        self, network: SimNetwork, settings: Settings, random: Random, history: History, *, piece: int = 512
+        self,
+        network: SimNetwork,
+        settings: Settings,
+        random: Random,
+        history: History,
+        *,
+        piece: int = 512,
+        lifetime: float = LONGEST,
     ) -> None:
-        """*piece* is the most changes that go to another host at once."""
-        self._piece = piece
+        """*piece* is the most changes that go to another host at once, *lifetime* the longest life of a session."""
+        self._piece, self._lifetime = piece, lifetime
         self.name = settings.me
         self.settings = settings
         self.up = False
@@ -96,6 +134,7 @@ class SimHost:
         self._tick_at = 0.0
         self._numbers = 0
         self._waiting: dict[int, tuple[Process[Any], Request, float]] = {}
+        self._written: dict[int, bytes] = {}
         self._links: set[int] = set()
 
     def wall(self) -> float:
@@ -145,7 +184,7 @@ class SimHost:
 
     def _new_tables(self) -> SimTables:
         tables = SimTables(self.wall, self._random.randbytes)
-        tables.piece = self._piece
+        tables.piece, tables.lifetime_ms = self._piece, round(self._lifetime * 1000)
         return tables
 
     # -- what the network says -----------------------------------------------------------------------------------
@@ -239,9 +278,9 @@ class SimHost:
         return worker.places(self.tables, self.settings, key)
 
     def run(self, process: Process[T], done: Callable[[T], None], lost: Callable[[], None] = lambda: None) -> None:
-        """Run a process to its end, and say what it returned; *lost* is called when the host is down, or killed."""
+        """Run a process to its end, and say what it returned; *lost* is called when the host is down or is killed."""
         if not self.up:
-            self._clock.after(0.001, lost)
+            self._clock.after(SOCKET, lost)
             return
         self._numbers += 1
         number = self._numbers
@@ -284,6 +323,8 @@ class SimHost:
         self._numbers += 1
         number = request.number = self._numbers  # type: ignore[union-attr]
         self._waiting[number] = (process, request, self._clock.now)
+        if isinstance(request, Await):  # of several names that one verb may write it names another
+            self._written[number] = self.tables.written_at(request.time) or request.name
         wait = getattr(request, "wait_ms", 1000) / 1000 + GRACE
         self._later(SOCKET, lambda: self._asked(request))
         self._later(wait, lambda: self._resume(number, None))
@@ -291,7 +332,10 @@ class SimHost:
     def _asked(self, request: Request) -> None:
         if not self.agent_up:
             return
+        questions = self.node.questions.asked
         self._do(self.node.asked(1, request, self._clock.now))
+        if isinstance(request, Ask) and self.node.questions.asked > questions:
+            self._history.append(Question(self._clock.now, self.name, request.key.hex()[:8]))
         if isinstance(request, Await):
             self._do(self.node.written(self._clock.now))
 
@@ -311,23 +355,20 @@ class SimHost:
         if waiting := self._waiting.get(answer.number):
             _, request, since = waiting
             if isinstance(answer, Settled) and isinstance(request, Await):
-                self._note(answer, request, since)
+                self._note(answer, request.time, self._written.pop(answer.number), since)
             self._later(SOCKET, lambda: self._resume(answer.number, answer))
 
     def _resume(self, number: int, answer: Answer | None) -> None:
         if waiting := self._waiting.pop(number, None):
             self._step(waiting[0], answer)
 
-    def _note(self, answer: Settled, request: Await, since: float) -> None:
+    def _note(self, answer: Settled, time: int, name: bytes, since: float) -> None:
         """Write down how many hosts have a write by their disks, beside what the worker is told."""
-        really = sum(
-            host is not self
-            and isinstance(host, SimHost)
-            and host.holds(request.name, self.tables.origin, request.time)
-            for host in self._network.hosts.values()
-        )
+        until_ms, origin = self.tables.until_ms(name), self.tables.origin
+        others = [host for host in self._network.hosts.values() if isinstance(host, SimHost) and host is not self]
+        really = sum(until_ms <= host.tables.now_ms() or host.holds(name, origin, time) for host in others)
         self._history.append(
-            SettledLine(self._clock.now, self.name, request.name.hex()[:8], answer.hosts, really, answer.enough, since)
+            SettledLine(self._clock.now, self.name, name.hex()[:8], answer.hosts, really, answer.enough, since)
         )
 
     def _beside(self, key: bytes) -> int:
@@ -338,6 +379,16 @@ class SimHost:
         hosts = [host for host in self._network.hosts.values() if isinstance(host, SimHost)]
         copies = [replica for host in hosts if (replica := host.tables.replica(key))]
         return min((sum(_contains(one, other) for one in copies) - 1 for other in copies), default=0)
+
+    def check_level(self, other: SimHost) -> None:
+        """Write down what another host lacks of what it has said it has, as if a worker had waited for each write."""
+        peer, origin = self.node.host.peers.get(other.name), self.tables.origin
+        if peer is None or peer.origin != other.tables.origin:
+            return  # it has said nothing yet in this life of its storage
+        level, theirs, now = self.node.shipping.level(other.name), other.tables.writes_of(origin), self._clock.now
+        for name, time in self.tables.writes_of(origin).items():
+            if theirs.get(name, 0) < time <= level:
+                self._history.append(SettledLine(now, self.name, name.hex()[:8], 1, 0, True, now))
 
     def holds(self, name: bytes, origin: bytes, time: int) -> bool:
         """Tell whether this host's disk has what *origin* wrote under *name* at *time*."""

@@ -93,8 +93,9 @@ class _Half:
 class SimNetwork:
     """Hosts by their names, and the streams between them.
 
-    *delay* is the usual time of a message in seconds; some take ten times as long. *repeats* is the share of messages
-    that arrive once more, later: for those that must bear it. *framed* sends them as bytes, as between real hosts.
+    *delay* is the usual time of a message in seconds; a share of ``slow`` takes ten times as long. *repeats* is the
+    share of messages that arrive once more, later: for those that must bear it. *framed* sends them as bytes, as
+    between real hosts.
     """
 
     def __init__(self, random: Random, *, delay: float = 0.0005, repeats: float = 0.0, framed: bool = False) -> None:
@@ -103,6 +104,8 @@ class SimNetwork:
         self.hosts: dict[str, End] = {}
         self.sent = 0
         self.bytes = 0
+        self.slow = 0.03
+        """The share of messages that take ten times as long."""
         self._delay, self._repeats, self._framed = delay, repeats, framed
         self._cuts: set[tuple[str, str]] = set()
         self._outgoing: dict[int, _Half] = {}
@@ -112,7 +115,7 @@ class SimNetwork:
     def latency(self) -> float:
         """Return how long a message takes, this time."""
         spread = 0.5 + self.random.random()
-        return self._delay * spread * (10 if self.random.random() < 0.03 else 1)
+        return self._delay * spread * (10 if self.random.random() < self.slow else 1)
 
     # -- streams -------------------------------------------------------------------------------------------------
 
@@ -128,7 +131,7 @@ class SimNetwork:
         if other is None or not other.up or self._is_cut(dialer, name):
             self._told(dialer, lambda end: end.unreachable(name))
             return
-        if not self.hosts[dialer].up:
+        if (near_end := self.hosts.get(dialer)) is None or not near_end.up:  # it may have left meanwhile
             return
         near, far = self._links + 1, self._links + 2
         self._links = far

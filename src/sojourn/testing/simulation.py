@@ -20,77 +20,32 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import msgspec
 
 from sojourn.cluster import ring
 from sojourn.cluster.local import Leave
+from sojourn.cluster.replica import Replica
 from sojourn.cluster.settings import Settings
+from sojourn.cluster.wire import Change
 from sojourn.codec import Codec
-from sojourn.core.policy import DAY, Policy
-from sojourn.testing.sim_browser import Does, Shared, SimBrowser
-from sojourn.testing.sim_checks import check
+from sojourn.testing.fakes import START
+from sojourn.testing.sim_bounds import bounded
+from sojourn.testing.sim_browser import Shared, SimBrowser
+from sojourn.testing.sim_checks import Held, are_alike, check
 from sojourn.testing.sim_faults import Faults, plan
-from sojourn.testing.sim_history import Begins, Copy, Counted, Finding, History, State, story, to_lines
+from sojourn.testing.sim_history import Begins, Copy, Counted, Does, Finding, History, State, story, to_lines
 from sojourn.testing.sim_host import Process, SimHost
 from sojourn.testing.sim_network import SimNetwork
+from sojourn.testing.sim_shape import ACTS, Shape
 
 KEY = 32  # bytes; a name that is longer begins with a tag
 CODEC = Codec()
 REST = 60.0  # seconds that hosts may take to come to rest
-ACTS: tuple[Does, ...] = get_args(Does)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """How large, how long, and what the cluster promises."""
-
-    hosts: int = 3
-    copies: int | None = None
-    acks: int | None = 1
-    alone: str = "accept"
-    browsers: int = 5
-    requests: int = 25
-    """Of each browser in a round."""
-    rounds: int = 1
-    faults: int = 2
-    """In a round."""
-    seconds: float = 6.0
-    """Of a round."""
-    piece: int = 512
-    """Changes in one piece of a log, at most."""
-    repeats: float = 0.0
-    framed: bool = False
-    tls: bool = False
-    joins: bool = False
-    leaves: bool = False
-    acts: tuple[int, ...] = (40, 45, 4, 5, 4, 2)
-    """How often browsers do each of what they can do."""
-
-    @classmethod
-    def of(cls, seed: int) -> Shape:
-        """Return the shape of a seed: mostly small clusters, since most mistakes show there."""
-        random = Random(~seed)  # noqa: S311  (a schedule needs no secrecy)
-        hosts = random.choice((2, 3, 3, 3, 3, 4, 5))
-        if seed % 250 == 249:
-            return cls(hosts=random.randint(12, 24), copies=3, browsers=6, faults=4)
-        return cls(
-            hosts=hosts,
-            copies=random.choice((None, None, None, 2, 2, 3)) if hosts > 3 else None,
-            acks=random.choice((1, 1, 1, 1, 1, 0, 2, None)),
-            alone=random.choice(("accept", "accept", "accept", "refuse")),
-            rounds=random.choice((1, 1, 2)),
-            faults=random.choice((1, 2, 3, 5)),
-            piece=random.choice((512, 512, 2)),
-            repeats=random.choice((0.0, 0.0, 0.02)),
-            framed=not seed % 4,
-            tls=not seed % 3,
-            joins=random.random() < 0.15,
-            leaves=random.random() < 0.1 and hosts > 2,
-        )
+OFTEN = 7  # requests with one cookie, one after the other
+LOOK_EVERY = 0.5  # seconds between two looks at what hosts have said they have
 
 
 class Simulation:
@@ -99,25 +54,25 @@ class Simulation:
     def __init__(self, seed: int, shape: Shape | None = None) -> None:
         self.shape = shape = shape or Shape.of(seed)
         self.random = random = Random(seed)  # noqa: S311  (a schedule needs no secrecy)
-        delay = random.choice((0.0002, 0.001, 0.02))
+        delay = shape.delay or random.choice((0.0002, 0.001, 0.02))
         self.network = SimNetwork(random, delay=delay, repeats=shape.repeats, framed=shape.framed)
         self.clock = self.network.clock
         names = tuple(f"host{number}:7946" for number in range(shape.hosts))
-        self.history: History = [Begins(seed, names, shape.copies, shape.acks, shape.alone)]
+        self.history: History = [Begins(seed, names, shape.copies, shape.acks, shape.alone, shape.idle, shape.lifetime)]
         self.members = [self._host(name, names) for name in names]
         self.leaving: set[str] = set()
         self._is_over = False
-        self.faults = Faults(self.network, self.history, random, lambda: self.members)
-        policy = Policy(idle_timeout=7 * DAY, lifetime=30 * DAY, touch_interval=1.0, rotation_grace=10.0)
-        shared = Shared(random, self.history, policy, self._choices)
+        self.faults = Faults(self.network, self.history, random, lambda: self.members, shape.jumps)
+        shared = Shared(random, self.history, shape.policy(), self._choices)
         self.browsers = [
             SimBrowser(shared, number, sticks=random.choice((0.0, 0.5, 0.9))) for number in range(shape.browsers)
         ]
-        self.requests = 0
+        self.forger = SimBrowser(shared, shape.browsers, sticks=0.9)
 
     def _host(self, name: str, seeds: tuple[str, ...]) -> SimHost:
         settings = self._settings(name, seeds)
-        return SimHost(self.network, settings, self.random, self.history, piece=self.shape.piece)
+        shape = self.shape
+        return SimHost(self.network, settings, self.random, self.history, piece=shape.piece, lifetime=shape.lifetime)
 
     def _settings(self, name: str, seeds: tuple[str, ...]) -> Settings:
         beat = 0.2 * max(1.0, self.shape.hosts / 8)  # many hosts that ping as often as few would do nothing else
@@ -142,6 +97,11 @@ class Simulation:
 
     def run(self) -> History:
         """Return the history of this cluster."""
+        with bounded(self.random if self.shape.small else None):
+            self._live()
+        return self.history
+
+    def _live(self) -> None:
         for host in self.members:
             self.clock.after(self.random.random() * 0.2, host.start)
         self._advance(1.5)
@@ -151,11 +111,11 @@ class Simulation:
                 break
         else:
             self._advance(2.0)  # a host that was paused until a moment ago has to meet the others first
+            self.network.slow = 0.0
             self.faults.note("over")
         self._look_everywhere()
         self._come_to_rest()  # a host may have fetched what it was asked for, and does not keep
         self._note_copies()
-        return self.history
 
     def _advance(self, seconds: float) -> None:
         self.clock.run(self.clock.now + seconds)
@@ -171,21 +131,34 @@ class Simulation:
         self._is_over = False
         for browser in self.browsers:
             self._go_on(browser, self.shape.requests)
-        self._advance(self.shape.seconds)
+        if self.shape.forger:
+            self._go_on(self.forger, self.shape.requests)
+        for _ in range(round(self.shape.seconds / LOOK_EVERY)):
+            self._advance(LOOK_EVERY)
+            self._check_levels()
         self._is_over = True
+
+    def _check_levels(self) -> None:
+        if self.shape.copies is None and self.shape.idle > self.shape.seconds:  # what is over is taken, and not kept
+            agents = [host for host in self.members if host.agent_up]
+            for host in agents:
+                for other in agents:
+                    host.check_level(other)
 
     def _go_on(self, browser: SimBrowser, left: int) -> None:
         if left and not self._is_over:
             pause = self.random.expovariate(1.0) * self.shape.seconds / self.shape.requests * 0.7
+            if self.shape.idle < self.shape.seconds and self.random.random() < 0.06:
+                pause += self.shape.idle * (0.5 + self.random.random())  # about as long as a session lives
             self.clock.after(pause, lambda: self._act(browser, left))
 
     def _act(self, browser: SimBrowser, left: int) -> None:
         if self._is_over:
             return
-        does: Does = self.random.choices(ACTS, self.shape.acts)[0]
+        does: Does = "forge" if browser is self.forger else self.random.choices(ACTS, self.shape.acts)[0]
         if does == "probe" and browser.stolen is None:
             does = "read"
-        if browser.cookie is None and does != "probe":
+        if browser.cookie is None and does not in ("probe", "forge"):
             does = "write"
             if browser.number % 2 and self.random.random() < 0.7:  # two browsers with one cookie, as after a theft
                 browser.cookie = self.browsers[browser.number - 1].cookie
@@ -233,18 +206,15 @@ class Simulation:
         return False
 
     def _is_busy(self) -> bool:
-        browsers = any(one.is_busy for one in self.browsers)
+        browsers = any(one.is_busy for one in (*self.browsers, self.forger))
         return browsers or any(host.is_busy or host.asleep_until > self.clock.now for host in self.members)
 
     def _is_quiet(self) -> bool:
-        copies = self.copies()
+        clocks = {host.name: host.wall() - START for host in self.members}
         return (
-            not self.leaving & {*self._names()}
+            not self.leaving & clocks.keys()
             and all(host.tables.view().ready for host in self.members)
-            and all(
-                len({digests[host] for host in digests}) == 1 and digests.keys() == {*self.due(name)}
-                for name, digests in copies.items()
-            )
+            and all(are_alike(held, self.due(name), clocks.__getitem__) for name, held in self.copies().items())
         )
 
     def _names(self) -> list[str]:
@@ -254,23 +224,30 @@ class Simulation:
         """Return the hosts that are to have a copy."""
         return tuple(sorted(ring.owners(name[:KEY], self._names(), self.shape.copies)))
 
-    def copies(self) -> dict[bytes, dict[str, str]]:
-        """Return a digest of each host's copy of each name."""
-        found: dict[bytes, dict[str, str]] = {}
+    def copies(self) -> dict[bytes, dict[str, Held]]:
+        """Return what each host has of each name."""
+        found: dict[bytes, dict[str, Held]] = {}
         for host in self.members:
             names = host.tables.some_names(None, 100_000)
             for change in host.tables.copies(names):
                 data = msgspec.msgpack.encode((change.replica, change.listing))
-                found.setdefault(change.name, {})[host.name] = hashlib.blake2b(data, digest_size=4).hexdigest()
+                digest = hashlib.blake2b(data, digest_size=4).hexdigest()
+                found.setdefault(change.name, {})[host.name] = Held(digest, _until(change))
         return found
 
     def _look_everywhere(self) -> None:
         for browser in self.browsers:
             for host in [*self.members]:
+                if self.shape.forger:
+                    self._ask(self.forger, "forge", host)
                 if browser.cookie:
                     self._ask(browser, "read", host)
                 if browser.stolen:
                     self._ask(browser, "probe", host)
+        if self.shape.idle < self.shape.seconds:
+            for _ in range(OFTEN):  # with a cookie whose session is over, and is swept
+                if self.browsers[0].cookie:
+                    self._ask(self.browsers[0], "read", self.members[0])
 
     def _ask(self, browser: SimBrowser, does: Does, host: SimHost) -> None:
         """Send a request and wait for the answer."""
@@ -280,21 +257,28 @@ class Simulation:
             self._advance(0.02)
 
     def _note_copies(self) -> None:
-        digests = self.copies()
+        copies = self.copies()
         for host in self.members:
-            for change in host.tables.copies(tuple(digests)):
-                self.history.append(self._copy(host, change.name, digests[change.name][host.name]))
+            for change in host.tables.copies(tuple(copies)):
+                self.history.append(self._copy(host, change, copies[change.name][host.name]))
             if self.shape.copies is None:  # what is forwarded is counted where it is done, and told elsewhere
                 self.history.append(Counted(host.name, host.counted("under_replicated"), host.told_too_few))
 
-    def _copy(self, host: SimHost, name: bytes, digest: str) -> Copy:
-        replica = host.tables.replica(name) if len(name) == KEY else None
+    def _copy(self, host: SimHost, change: Change, held: Held) -> Copy:
+        name, replica, due = change.name.hex(), change.replica, self.due(change.name)
         if replica is None:
-            entry = f"{name.hex()[:8]}/{name[KEY:].hex()[:8]}"
-            return Copy(host.name, entry, "listed", digest, {}, self.due(name))
+            entry = f"{name[:8]}/{name[2 * KEY :][:8]}"
+            return Copy(host.name, entry, "listed", held.digest, {}, due, held.until)
         state: State = "ended" if replica.deleted else "retired" if replica.retired else "live"
         reads = {key: _number(cell.data) for key, cell in replica.cells.items() if cell.data is not None}
-        return Copy(host.name, name.hex()[:8], state, digest, reads, self.due(name))
+        return Copy(host.name, name[:8], state, held.digest, reads, due, held.until)
+
+
+def _until(change: Change) -> float:
+    """Return when a copy is over, by its host's clock in seconds since the beginning."""
+    entry = change.replica or change.listing
+    assert entry
+    return (entry.keep_ms if isinstance(entry, Replica) else entry.until_ms) / 1000 - START
 
 
 def _leaves() -> Process[None]:

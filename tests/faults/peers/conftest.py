@@ -15,8 +15,8 @@ LONG = TRIALS > 10
 
 
 @pytest.fixture(scope="module")
-def _three() -> Iterator[Hosts]:
-    with Hosts(3) as hosts:
+def _three(request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    with Hosts(3, **getattr(request.module, "SETTINGS", {})) as hosts:
         yield hosts
 
 

@@ -15,6 +15,10 @@ from tests.servers.process import until
 
 pytestmark = pytest.mark.slow
 
+SETTINGS = {"wait": "5", "suspect_after": "5"}
+"""A death breaks streams, and nobody waits for silence. On a busy machine a shorter patience would let a host accept a
+write alone that had only to wait its turn, and such a write may be lost with its host."""
+
 AT_A_TIME = 10  # trials of one crowd: who checks a history looks at each write's whole past
 NOTICED = 0.1  # seconds, when the machine has a moment: the agents hear of it at once, and wait for no ping
 RECOVERY = 1.0  # seconds that a new agent needs to be connected

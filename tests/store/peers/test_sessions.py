@@ -24,6 +24,7 @@ from sojourn.core.ops import Create, Load, Update, Written
 from sojourn.core.session import Session
 from sojourn.drive import perform
 from sojourn.errors import StoreUnavailable
+from sojourn.store.peers import operators
 from sojourn.store.peers.asking import GRACE
 from sojourn.testing.session_contract import put
 from sojourn.testing.site import Browser, Site
@@ -201,15 +202,51 @@ def test_an_agent_that_hangs_costs_one_wait_and_reads_go_on() -> None:
             assert perform(Load(a_key()), store) is not None
             assert time.monotonic() - begun < 0.2
             begun = time.monotonic()
-            assert perform(Update(a_key(), a_record(version=2), 1), store) is DONE, "alone=accept"
+            assert write(store, 1) is DONE, "alone=accept"
             assert 0.3 <= time.monotonic() - begun < 0.3 + GRACE + 1
+            begun = time.monotonic()
+            assert [write(store, number) for number in range(2, 10)] == [DONE] * 8
             forged = b"fake" + (2**63).to_bytes(8, "big")
             with pytest.raises(StoreUnavailable):
                 perform(LoadSeen(a_key(), forged), store)
+            assert time.monotonic() - begun < 0.3, "nine more requests, and less than one wait"
         finally:
             hosts[0].signal(signal.SIGCONT)
+        until(lambda: reported(store) >= 9, "the agent has counted what it did not confirm")
+        until(lambda: confirmed(store), "writes are confirmed again")
         hosts.settle()
-        assert perform(Load(a_key()), hosts[1].pair.blocking).version == 2
+        for host in hosts.all:
+            assert perform(Load(a_key()), host.pair.blocking).version >= 10
+            host.pair.blocking.close()  # type: ignore[attr-defined]
+
+
+def write(store: Any, base: int) -> Written:
+    answer: Written = perform(Update(a_key(), a_record(version=base + 1), base), store)
+    return answer
+
+
+def reported(store: Any) -> int:
+    store._agent.answers()
+    count: int = operators.status(store._settings)["under_replicated"]
+    return count
+
+
+def confirmed(store: Any) -> bool:
+    """Write once, and tell whether the agent has seen it on the other host."""
+    before = reported(store)
+    assert write(store, perform(Load(a_key()), store).version) is DONE
+    return reported(store) == before and not store._agent._breaker.unconfirmed
+
+
+def test_a_process_that_only_reads_has_its_agent_started_again() -> None:
+    with Hosts(2) as hosts:
+        store = hosts[0].pair.blocking
+        assert perform(Create(a_key(), a_record()), store) is DONE
+        hosts[0].leave()
+        hosts[0].kill()
+        until(lambda: perform(Load(a_key()), store) and hosts[0].agent, "there is an agent again", 20)
+        assert perform(Create(a_key(2), a_record()), hosts[1].pair.blocking) is DONE
+        until(lambda: perform(Load(a_key(2)), store), "and what others write comes here")
         for host in hosts.all:
             host.pair.blocking.close()  # type: ignore[attr-defined]
 

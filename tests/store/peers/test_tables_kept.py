@@ -265,6 +265,19 @@ def test_all_names_are_gone_through_in_slices(make: Maker) -> None:
     assert len(found) == len(set(found)) == 20
 
 
+def test_empty_buckets_are_passed_over(make: Maker) -> None:
+    tables = make()
+    assert tables.next_bucket(0) == BUCKETS
+    for number in range(10):
+        create(tables, a_key(number))
+    tables.perform("enlist", (TAG, X, START, START + 900))
+    first, found = 0, []
+    while (first := tables.next_bucket(first)) < BUCKETS:
+        found.append(first)
+        first += 1
+    assert found == sorted({*(bucket_of(a_key(number)) for number in range(10)), bucket_of(TAG)})
+
+
 # -- what no host says -------------------------------------------------------------------------------------------
 
 STAMP = Stamp(round(START * 1000) << 16, b"abcd")

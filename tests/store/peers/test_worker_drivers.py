@@ -3,172 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.servers.process import until
+from tests.store.peers.scripted import ScriptedTables, done, enough, nothing
 
-from sojourn.cluster.local import Answer, Await, Forward, Forwarded, Nudge, Settled
-from sojourn.cluster.replica import Replica
+from sojourn.cluster.local import Answer, Await, Forward, Forwarded, Nudge, Settled, Status, View
 from sojourn.cluster.settings import Settings
-from sojourn.cluster.tables import Done, View
-from sojourn.cluster.wire import Member
 from sojourn.core.ops import Written
-from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
-from sojourn.store.peers import asking, blocking, channel, loop
+from sojourn.store.peers import asking, channel
 from sojourn.store.peers.asking import GRACE
 from sojourn.store.peers.blocking import PeersStore
 from sojourn.store.peers.loop import AsyncPeersStore
 from sojourn.testing.store_contract import a_key, a_record
 
-ME, OTHER = "127.0.0.1:1", "127.0.0.1:2"
-
-Script = Callable[[Any], Sequence[Answer] | None]
-"""Says what the agent answers to a request; None: it closes the connection."""
-
-
-class ScriptedTables:
-    """A host's storage with nothing in it, of which other hosts keep everything; each write goes through."""
-
-    def __init__(self) -> None:
-        self.written = 0
-        self.mine = True
-
-    def view(self) -> View:
-        state = "dead" if self.mine else "alive"
-        return View((Member(OTHER, 1, state, b"2222", True), Member(ME, 1, "alive", b"1111", True)), True)
-
-    def load(self, key: bytes) -> Record | None:
-        return None
-
-    def replica(self, key: bytes) -> Replica | None:
-        return None
-
-    def perform(self, verb: str, arguments: Sequence[Any]) -> Done:
-        self.written += 1
-        return Done(Written.DONE, self.written)
-
-    def close(self) -> None:
-        pass
-
-
-class Agent:
-    """An agent that answers by a *script*, on the socket of *directory*."""
-
-    def __init__(self, directory: Path, script: Script) -> None:
-        self._directory, self._script = directory, script
-        self.requests: list[Any] = []
-        self.connections: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self.start()
-
-    def start(self) -> None:
-        self._listening = channel.listen(self._directory)
-        self._listening.settimeout(None)
-        self._serve(self._accept)
-
-    def _serve(self, work: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=work, args=arguments)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listening.accept()
-            except OSError:
-                return
-            self.connections.append(sock)
-            self._serve(self._talk, sock)
-
-    def _talk(self, sock: socket.socket) -> None:
-        requests = channel.Requests()
-        with sock:
-            while data := _received(sock):
-                for request in requests.feed(data):
-                    self.requests.append(request)
-                    answers = self._script(request)
-                    if answers is None:
-                        return
-                    for answer in answers:
-                        sock.sendall(channel.to_frame(answer))
-
-    def stop(self) -> None:
-        _shut(self._listening)
-        for sock in self.connections:
-            _shut(sock)
-        for thread in self._threads:
-            thread.join(5)
-        self._listening.close()
-        (self._directory / channel.SOCKET).unlink(missing_ok=True)
-
-
-def _received(sock: socket.socket) -> bytes:
-    try:
-        return sock.recv(65_536)
-    except OSError:
-        return b""
-
-
-def _shut(sock: socket.socket) -> None:
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def enough(request: Any) -> Sequence[Answer]:
-    return [] if isinstance(request, Nudge) else [Settled(request.number, 1, True)]
-
-
-def nothing(request: Any) -> Sequence[Answer]:
-    return []
-
-
-def done(request: Any) -> Sequence[Answer]:
-    return [Forwarded(request.number, "done")]
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a host whose agent nobody starts but the test."""
-    for module in (blocking, loop):
-        monkeypatch.setattr(module, "start", lambda directory, url: False)
-    return Settings(seeds=(ME, OTHER), me=ME, listen=ME, path=str(tmp_path), wait=0.2, copies=1, acks=1, alone="accept")
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[Callable[[Script], Agent]]:
-    made: list[Agent] = []
-
-    def make(script: Script) -> Agent:
-        made.append(Agent(tmp_path, script))
-        return made[-1]
-
-    yield make
-    for agent in made:
-        agent.stop()
-
-
-@pytest.fixture
-def tables() -> Any:
-    return ScriptedTables()
-
-
 # -- blocking ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def store(settings: Settings, tables: Any) -> Iterator[PeersStore]:
-    store = PeersStore(settings, tables)
-    yield store
-    store.close()
 
 
 def test_threads_ask_side_by_side_on_few_connections(store: PeersStore, agents: Any) -> None:
@@ -185,7 +40,8 @@ def test_an_agent_that_hangs_costs_one_wait_and_no_more(store: PeersStore, agent
     begun = time.monotonic()
     assert store.create(a_key(), a_record()) is Written.DONE
     assert 0.2 <= time.monotonic() - begun < 0.2 + GRACE + 1
-    assert len(agent.requests) == 1
+    until(lambda: len(agent.requests) == 2, "the probe has come")
+    assert [type(request) for request in agent.requests] == [Await, Status]
 
 
 def test_the_answer_that_comes_too_late_is_nobodys(store: PeersStore, agents: Any) -> None:
@@ -193,12 +49,16 @@ def test_the_answer_that_comes_too_late_is_nobodys(store: PeersStore, agents: An
     late: list[Any] = []
 
     def script(request: Any) -> Sequence[Answer]:
+        if isinstance(request, Status):
+            return [View(request.number, {})]
         late.append(request)
         return [] if len(late) == 1 else [Settled(late[0].number, 0, False), Settled(request.number, 1, True)]
 
     agent = agents(script)
     store.create(a_key(), a_record())
+    until(store._agent.answers, "the probe is answered")
     assert store.create(a_key(2), a_record()) is Written.DONE
+    assert [request.number for request in late] == [1, 2]
     assert len(agent.connections) == 2
 
 
@@ -269,7 +129,18 @@ def test_a_nudge_waits_for_nobody(settings: Settings, tables: Any, agents: Any) 
         assert store.create(a_key(number), a_record()) is Written.DONE
         waited += time.monotonic() - begun > 0.1
     assert waited <= 3, "one in 256 waits, so that nobody outruns the others"
-    until(lambda: len(agent.requests) >= 60, "the nudges arrive")
+    until(lambda: any(isinstance(request, Nudge) for request in agent.requests), "the agent is nudged")
+    store.close()
+
+
+def test_an_agent_that_reads_nothing_does_not_hold_up_nudges(settings: Settings, tables: Any, agents: Any) -> None:
+    """Its socket is full soon; it has more than enough to wake up for."""
+    store = PeersStore(Settings(**{**vars(settings), "acks": 0, "copies": None, "wait": 60.0}), tables)
+    with channel.listen(Path(settings.path)):
+        for _ in range(2000):
+            store._agent._nudges = asking.Nudges()
+            store._agent.ask(Nudge())
+        assert len(store._agent._idle) == 1, "and it is still that connection"
     store.close()
 
 
@@ -435,8 +306,10 @@ def test_the_log_is_told_of_a_missing_agent_and_not_each_time(
     store = PeersStore(settings, tables)
     for number in range(3):
         store.create(a_key(number), a_record())
-    assert [record.message.split(": ")[0] for record in caplog.records] == [
-        f"the agent of {settings.path} does not answer"
+    assert [record.message for record in caplog.records] == [
+        f"the agent of {settings.path} does not answer: [Errno 2] No such file or directory",
+        "writes on this host alone, as far as it knows: 1; its agent does not answer",
     ]
+    assert store._agent._breaker.unconfirmed == 3
     store.close()
     assert asking.WARN_EVERY > 1

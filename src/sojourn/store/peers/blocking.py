@@ -2,23 +2,26 @@
 
 Round trips: none for a session that is here. A write takes one to this host's agent, and so does what is on other
 hosts. Threads may share the store: each asks on a connection of its own out of a stack, so that an answer never finds
-the wrong one. A child of a fork opens its own. Every wait ends after ``wait`` seconds and a quarter more.
+the wrong one. A child of a fork opens its own. Every wait ends after ``wait`` seconds and a quarter more. After one in
+vain nobody waits until the agent has answered a probe (``asking.Breaker``).
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 from sojourn.cluster import worker
-from sojourn.cluster.local import Answer, Nudge, Request
+from sojourn.cluster.local import Answer, Await, Nudge, Request
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import Malformed
 from sojourn.cluster.worker import Talk
@@ -27,7 +30,16 @@ from sojourn.core.ops import Written
 from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
-from sojourn.store.peers.asking import GRACE, Complaints, may_repeat, suffices
+from sojourn.store.peers.asking import (
+    GRACE,
+    LOOK_AGAIN,
+    UNHEARD,
+    Breaker,
+    Complaints,
+    Nudges,
+    may_repeat,
+    suffices,
+)
 from sojourn.store.peers.examination import findings
 from sojourn.store.peers.start import start
 
@@ -74,19 +86,19 @@ class PeersStore:
 
     def create(self, key: bytes, record: Record) -> Written:
         """Store a new record."""
-        return self._run(worker.create(self._tables, self._settings, key, record))
+        return self._write(worker.create(self._tables, self._settings, key, record))
 
     def update(self, key: bytes, record: Record, base: int) -> Written:
         """Replace the record if it still has version *base*."""
-        return self._run(worker.update(self._tables, self._settings, key, record, base))
+        return self._write(worker.update(self._tables, self._settings, key, record, base))
 
     def touch(self, key: bytes, accessed_at: float, expires_at: float, base: int) -> Written:
         """Move the record's times if it still has version *base*."""
-        return self._run(worker.touch(self._tables, self._settings, key, accessed_at, expires_at, base))
+        return self._write(worker.touch(self._tables, self._settings, key, accessed_at, expires_at, base))
 
     def delete(self, key: bytes, base: int | None = None) -> Written:
         """End the session if it still has version *base*, or any when that is None."""
-        return self._run(worker.delete(self._tables, self._settings, key, base))
+        return self._write(worker.delete(self._tables, self._settings, key, base))
 
     # -- many, the index, the scan ---------------------------------------------------------------------------
 
@@ -96,15 +108,15 @@ class PeersStore:
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """End the sessions under *keys* and return how many there were."""
-        return self._run(worker.delete_many(self._tables, self._settings, keys))
+        return self._write(worker.delete_many(self._tables, self._settings, keys))
 
     def enlist(self, tag: bytes, key: bytes, now: float, until: float) -> None:
         """Note *key* under *tag* until then."""
-        self._run(worker.enlist(self._tables, self._settings, tag, key, now, until))
+        self._write(worker.enlist(self._tables, self._settings, tag, key, now, until))
 
     def delist(self, tag: bytes, keys: Sequence[bytes]) -> None:
         """Take *keys* out of what stands under *tag*."""
-        self._run(worker.delist(self._tables, self._settings, tag, keys))
+        self._write(worker.delist(self._tables, self._settings, tag, keys))
 
     def find(self, tag: bytes, cursor: bytes | None = None, limit: int = 256) -> Page:
         """Return the next keys of *tag*."""
@@ -129,6 +141,12 @@ class PeersStore:
         self._agent.close()
         self._tables.close()
 
+    def _write(self, talk: Talk[T]) -> T:
+        """Run a talk that writes. Raises StoreUnavailable before that where it is known that nobody would have it."""
+        if self._settings.alone == "refuse" and not self._agent.answers():
+            raise StoreUnavailable(UNHEARD)
+        return self._run(talk)
+
     def _run(self, talk: Talk[T]) -> T:
         if not self._agent.greeted:
             self._agent.greet()
@@ -150,31 +168,105 @@ class _Agent:
     def __init__(self, settings: Settings) -> None:
         self._directory, self._url = Path(settings.path), settings.url
         self._patience = settings.wait + GRACE
-        self._complaints = Complaints(settings)
+        self._complaints, self._nudges = Complaints(settings), Nudges()
         self._idle: list[_Connection] = []
         self._numbers = count(1)
-        self.greeted = False
+        self._look_due = 0.0
+        self._begin()
         _agents.add(self)
 
+    def _begin(self) -> None:
+        self._breaker, self._probing = Breaker(), Lock()
+        self._probe: _Connection | None = None
+        """Where the answer to the probe will come; a thread that holds *_probing* looks."""
+
+    # -- whether it is there
+
+    @property
+    def greeted(self) -> bool:
+        """Whether this process has looked after its agent a moment ago. Each read asks that, and no more."""
+        return time.monotonic() < self._look_due
+
     def greet(self) -> None:
-        """In the first operation of a process, see to it that an agent runs: without one nothing comes from others."""
-        self.greeted = True
-        if connection := self._take(0):
+        """See to it that an agent runs, in the first operation and now and then: nothing comes from others without."""
+        self._look_due = time.monotonic() + LOOK_AGAIN
+        self.answers()
+        while connection := self._take(0):
+            if connection.is_alive():
+                self._idle.append(connection)
+                return
+            connection.close()
+
+    def answers(self) -> bool:
+        """Tell whether the agent is worth a wait: False where it has not answered, and not yet answered the probe."""
+        breaker = self._breaker
+        if breaker.is_open or breaker.unconfirmed:
+            self._attend()
+        return not breaker.is_open
+
+    def _attend(self) -> None:
+        """Look whether the probe was answered, or send one that is due. Waits for nobody."""
+        if not self._probing.acquire(blocking=False):
+            return  # another thread does that just now
+        try:
+            if self._probe:
+                self._hear(self._probe)
+            elif self._breaker.wants_probe(time.monotonic()) and (connection := self._connected(0)):
+                self._send_probe(connection)
+        finally:
+            self._probing.release()
+
+    def _send_probe(self, connection: _Connection) -> None:
+        if self._breaker.absent:
+            self._breaker.reset()  # somebody is there again
+        if connection.tell(channel.to_frame(self._breaker.probe())):
+            self._probe = connection
+        else:
+            connection.close()
+
+    def _hear(self, connection: _Connection) -> None:
+        try:
+            if not connection.has_answered():
+                return
+        except (OSError, Malformed):
+            connection.close()
+            self._breaker.reset()
+        else:
             self._idle.append(connection)
+            self._breaker.answered()
+        self._probe = None
+
+    # -- asking
 
     def ask(self, request: Request) -> Answer | None:
         """Return the agent's answer; None where it has none in time."""
         if isinstance(request, Nudge):
-            self._nudge(request)
+            self._nudge()
             return None
-        request.number = next(self._numbers)
+        answer = self._answer(request) if self.answers() else None
+        if answer is None:
+            self._missed(request)
+        return answer
+
+    def _missed(self, request: Request) -> None:
+        if isinstance(request, Await):
+            self._breaker.missed()
+            self._complaints.missed()
+        self.answers()  # the probe is sent now: its answer may be here before the next request is
+
+    def _answer(self, request: Request) -> Answer | None:
+        request.number = next(self._numbers)  # type: ignore[union-attr]  # a Nudge has none
         due = time.monotonic() + self._patience
         while connection := self._take(due):
             try:
                 answer = connection.ask(request, due)
             except (OSError, Malformed) as error:
                 connection.close()
-                if isinstance(error, TimeoutError) or not (may_repeat(request) or connection.unsent):
+                if isinstance(error, TimeoutError):
+                    self._complaints.note(error)
+                    self._breaker.fail(absent=False)
+                    return None
+                if not (may_repeat(request) or connection.unsent):
                     self._complaints.note(error)
                     self.greet()  # an agent that no worker is connected to ends
                     return None
@@ -184,13 +276,15 @@ class _Agent:
             else:
                 self._idle.append(connection)
                 return answer
-        self.greeted = False
+        self._breaker.fail(absent=True)
         return None
 
-    def _nudge(self, request: Nudge) -> None:
+    def _nudge(self) -> None:
         """Tell the agent that there is something; if it is busy or away it finds that out by itself."""
+        if not self._nudges.due(time.monotonic()):
+            return
         while connection := self._take(0):
-            if connection.tell(request):
+            if connection.tell(channel.NUDGE):
                 self._idle.append(connection)
                 return
             connection.close()
@@ -205,7 +299,7 @@ class _Agent:
         """Return a new connection; start an agent where there is none, and look for it until *due*; 0: do not wait."""
         while True:
             try:
-                return _Connection(channel.connect(self._directory, self._patience))
+                return _Connection(channel.connect(self._directory, 0))
             except OSError as error:
                 self._start()
                 if time.monotonic() + LOOK_EVERY >= due:
@@ -221,7 +315,11 @@ class _Agent:
 
     def close(self) -> None:
         """Close what nobody uses."""
-        self.greeted = False
+        self._look_due = 0.0
+        if probe := self._probe:
+            self._probe = None
+            probe.close()
+            self._breaker.reset()
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()
@@ -230,27 +328,23 @@ class _Agent:
         """In a forked child: leave the parent's connections alone. Closing its own descriptors does them no harm."""
         self._numbers = count(1)
         self.close()
+        self._begin()  # what was not confirmed is the parent's to report
 
 
 class _Connection:
-    """A connection to the agent, used by one thread at a time."""
+    """A connection to the agent, used by one thread at a time. Its socket never blocks; who waits, polls."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket, self._answers = sock, channel.Answers()
+        self._socket, self._answers, self._poll = sock, channel.Answers(), select.poll()
         self.unsent = True
         """Whether nothing of the last request can have reached the agent."""
 
     def ask(self, request: Request, due: float) -> Answer:
         """Return the answer to *request*. Raises OSError, TimeoutError among them, and Malformed."""
         self.unsent = True
-        self._wait_until(due)
-        frame = channel.to_frame(request)
-        sent = self._socket.send(frame)
-        self.unsent = False
-        if sent < len(frame):
-            self._socket.sendall(frame[sent:])
+        self._send(channel.to_frame(request), due)
         while True:
-            self._wait_until(due)
+            self._wait(select.POLLIN, due)
             data = self._socket.recv(CHUNK)
             if not data:
                 raise ConnectionResetError("the agent has ended")
@@ -258,21 +352,48 @@ class _Connection:
                 if answer.number == request.number:  # type: ignore[union-attr]  # a Nudge has none, and no answer
                     return answer
 
-    def tell(self, request: Request) -> bool:
-        """Send *request* without waiting; return False where the connection is of no use any more."""
-        frame = channel.to_frame(request)
+    def _send(self, frame: bytes, due: float) -> None:
+        while frame:
+            try:
+                frame = frame[self._socket.send(frame) :]
+                self.unsent = False
+            except BlockingIOError:
+                self._wait(select.POLLOUT, due)
+
+    def _wait(self, event: int, due: float) -> None:
+        self._poll.register(self._socket, event)
+        left = due - time.monotonic()
+        if left <= 0 or not self._poll.poll(left * 1000):
+            raise TimeoutError("no answer in time")
+
+    def tell(self, frame: bytes) -> bool:
+        """Send *frame* without waiting; return False where the connection is of no use any more."""
         try:
-            return self._socket.send(frame, socket.MSG_DONTWAIT) == len(frame)
+            return self._socket.send(frame) == len(frame)
         except BlockingIOError:
             return True  # it has more than enough to wake up for
         except OSError:
             return False
 
-    def _wait_until(self, due: float) -> None:
-        left = due - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no answer in time")
-        self._socket.settimeout(left)
+    def is_alive(self) -> bool:
+        """Tell whether the agent is still at the other end, where nothing was asked."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def has_answered(self) -> bool:
+        """Tell whether the answer to what was told has come. Raises OSError and Malformed."""
+        try:
+            while data := self._socket.recv(CHUNK):
+                if list(self._answers.feed(data)):
+                    return True
+        except BlockingIOError:
+            return False
+        raise ConnectionResetError("the agent has ended")
 
     def close(self) -> None:
         """Close it."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from sojourn.cluster.local import Answer, Request
+from sojourn.cluster.local import Answer, Nudge, Request
 from sojourn.cluster.wire import LENGTH, MOST, Bodies, Malformed
 from sojourn.errors import ConfigurationError
 
@@ -36,6 +36,10 @@ def to_frame(message: Request | Answer) -> bytes:
     """Return *message* as it goes into the socket, from either side."""
     body = _encode(message)
     return len(body).to_bytes(LENGTH, "big") + body
+
+
+NUDGE = to_frame(Nudge())
+"""The one frame that is always the same."""
 
 
 class Requests:

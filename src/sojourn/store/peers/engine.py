@@ -26,6 +26,7 @@ from sojourn.store.peers.streams import FAREWELL, GREETING, Link, Stream, Worker
 from sojourn.store.tls import HostCertificates
 
 POLL = 0.05  # seconds between two looks into the own log: a worker's nudge can be lost
+AGAIN = 0.002  # seconds from a nudge to one more look: more than ``asking.NUDGE_EVERY``, in which none follows
 HOUSEKEEPING = 0.5  # seconds between two looks at slow streams, old certificates and whether anybody works here
 DIALING = 3.0  # seconds to be connected and to have shaken hands
 MOST_GREETING = 64  # streams that have not said hello; with one more, the oldest of them goes
@@ -70,11 +71,13 @@ class Engine:
         self._encoded: tuple[Message | None, bytes] = None, b""  # of this turn: the same often goes to several hosts
         self._numbers = 0
         self._written = self._turning = False
+        self._nudges = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._unreachable: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        self._again: asyncio.TimerHandle | None = None
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             effects.Send: self._send,
             effects.Reply: self._reply,
@@ -123,8 +126,9 @@ class Engine:
         deadline = time.monotonic() + 2 * FAREWELL  # each of them has been given one
         while self._leaving and time.monotonic() < deadline:
             await asyncio.sleep(SHORTEST)
-        if self._timer:
-            self._timer.cancel()
+        for timer in (self._timer, self._again):
+            if timer:
+                timer.cancel()
         self.links.clear()
         self.workers.clear()
 
@@ -335,11 +339,22 @@ class Engine:
     def asked(self, worker: Worker, request: local.Request) -> None:
         """Hand a request on. A nudge is only a reason to look into the log."""
         if isinstance(request, local.Nudge):
-            self.wrote()
+            self._nudged()
         elif not self.tell(self.node.asked, worker.number, request):
             worker.finish()
         elif isinstance(request, local.Await):
             self.wrote()
+
+    def _nudged(self) -> None:
+        """Look now, and once more in a moment: a worker sends no second nudge for what it writes until then."""
+        self.wrote()
+        self._nudges += 1
+        if self._nudges == 1:
+            self._again = self._loop.call_later(AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        more, self._nudges = self._nudges > 1, 0
+        self._nudged() if more else self.wrote()
 
     def left(self, worker: Worker) -> None:
         """Forget a worker."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from sojourn.cluster import worker
-from sojourn.cluster.local import Answer, Nudge, Request
+from sojourn.cluster.local import Answer, Await, Nudge, Request, Status
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import Malformed
 from sojourn.cluster.worker import Talk
@@ -28,7 +29,18 @@ from sojourn.core.ops import Written
 from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
-from sojourn.store.peers.asking import GRACE, Complaints, may_repeat, suffices
+from sojourn.store.peers.asking import (
+    GRACE,
+    LOOK_AGAIN,
+    READY_WITHIN,
+    UNHEARD,
+    Breaker,
+    Complaints,
+    Nudges,
+    is_ready,
+    may_repeat,
+    suffices,
+)
 from sojourn.store.peers.examination import findings
 from sojourn.store.peers.start import start
 
@@ -38,6 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting
+READY_LOOK = 0.05  # seconds between two questions whether this host has caught up
 MOST_UNSENT = 1 << 20  # bytes that an agent has not taken; one that hangs must not fill the worker's memory
 
 
@@ -51,7 +64,7 @@ class AsyncPeersStore:
         self._complaints = Complaints(settings)
         self._agents: dict[asyncio.AbstractEventLoop, _Agent] = {}
         self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
-        self._greeted = False
+        self._look_due = 0.0
         _stores.add(self)
 
     def __repr__(self) -> str:
@@ -79,19 +92,19 @@ class AsyncPeersStore:
 
     async def create(self, key: bytes, record: Record) -> Written:
         """Store a new record."""
-        return await self._run(worker.create(self._tables, self._settings, key, record))
+        return await self._write(worker.create(self._tables, self._settings, key, record))
 
     async def update(self, key: bytes, record: Record, base: int) -> Written:
         """Replace the record if it still has version *base*."""
-        return await self._run(worker.update(self._tables, self._settings, key, record, base))
+        return await self._write(worker.update(self._tables, self._settings, key, record, base))
 
     async def touch(self, key: bytes, accessed_at: float, expires_at: float, base: int) -> Written:
         """Move the record's times if it still has version *base*."""
-        return await self._run(worker.touch(self._tables, self._settings, key, accessed_at, expires_at, base))
+        return await self._write(worker.touch(self._tables, self._settings, key, accessed_at, expires_at, base))
 
     async def delete(self, key: bytes, base: int | None = None) -> Written:
         """End the session if it still has version *base*, or any when that is None."""
-        return await self._run(worker.delete(self._tables, self._settings, key, base))
+        return await self._write(worker.delete(self._tables, self._settings, key, base))
 
     # -- many, the index, the scan ---------------------------------------------------------------------------
 
@@ -101,15 +114,15 @@ class AsyncPeersStore:
 
     async def delete_many(self, keys: Sequence[bytes]) -> int:
         """End the sessions under *keys* and return how many there were."""
-        return await self._run(worker.delete_many(self._tables, self._settings, keys))
+        return await self._write(worker.delete_many(self._tables, self._settings, keys))
 
     async def enlist(self, tag: bytes, key: bytes, now: float, until: float) -> None:
         """Note *key* under *tag* until then."""
-        await self._run(worker.enlist(self._tables, self._settings, tag, key, now, until))
+        await self._write(worker.enlist(self._tables, self._settings, tag, key, now, until))
 
     async def delist(self, tag: bytes, keys: Sequence[bytes]) -> None:
         """Take *keys* out of what stands under *tag*."""
-        await self._run(worker.delist(self._tables, self._settings, tag, keys))
+        await self._write(worker.delist(self._tables, self._settings, tag, keys))
 
     async def find(self, tag: bytes, cursor: bytes | None = None, limit: int = 256) -> Page:
         """Return the next keys of *tag*."""
@@ -129,11 +142,27 @@ class AsyncPeersStore:
         self._greet()
         return findings(self._settings, self._tables)
 
+    async def prepare(self) -> None:
+        """Have the agent run, and this host caught up with the others; waits five seconds for that at most.
+
+        For a server that starts. Raises nothing: what is not here then is asked for.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_WITHIN):
+                while not is_ready(await self._here().ask(Status(0))):
+                    await asyncio.sleep(READY_LOOK)
+
     async def aclose(self) -> None:
         """Close this event loop's connection and the storage. The next operation opens them again."""
         if end := self._ends.get(asyncio.get_running_loop()):
             await end.aclose()
         self._tables.close()
+
+    def _write(self, talk: Talk[T]) -> Coroutine[Any, Any, T]:
+        """Run a talk that writes. Raises StoreUnavailable before that where it is known that nobody would have it."""
+        if self._settings.alone == "refuse" and not self._here().answers():
+            raise StoreUnavailable(UNHEARD)
+        return self._run(talk)
 
     async def _run(self, talk: Talk[T]) -> T:
         agent = self._here()
@@ -149,10 +178,15 @@ class AsyncPeersStore:
         finally:
             talk.close()
 
+    @property
+    def _greeted(self) -> bool:
+        """Whether somebody has looked after the agent a moment ago. Each read asks that, and no more."""
+        return time.monotonic() < self._look_due
+
     def _greet(self) -> None:
-        """In the first operation of a process, see to it that an agent runs: without one nothing comes from others."""
-        self._greeted = True
-        self._here().look_for_it()
+        """See to it that an agent runs, in the first operation and now and then: nothing comes from others without."""
+        self._look_due = time.monotonic() + LOOK_AGAIN
+        self._here().attend()
 
     # -- one agent's connection a loop -----------------------------------------------------------------------
 
@@ -176,13 +210,13 @@ class AsyncPeersStore:
         finally:
             self._agents.pop(loop, None)
             self._ends.pop(loop, None)
-            self._greeted = False
+            self._look_due = 0.0
             await agent.aclose()
 
     def forget(self) -> None:
         """In a forked child: use nothing of the parent's. It is kept, since closing it would reach into its loop."""
         _the_parents.append((self._agents, self._ends))
-        self._agents, self._ends, self._greeted = {}, {}, False
+        self._agents, self._ends, self._look_due = {}, {}, 0.0
 
 
 # -- the agent -----------------------------------------------------------------------------------------------
@@ -194,25 +228,42 @@ class _Agent:
     def __init__(self, settings: Settings, complaints: Complaints, loop: asyncio.AbstractEventLoop) -> None:
         self._directory, self._url = Path(settings.path), settings.url
         self._patience = settings.wait + GRACE
-        self._complaints, self._loop = complaints, loop
+        self._complaints, self._loop, self._nudges = complaints, loop, Nudges()
         self._connection: _Connection | None = None
         self._dialing: asyncio.Task[None] | None = None
         self._numbers = count(1)
+        self._breaker = Breaker()
+        self._probe: asyncio.Future[Any] | None = None
+        """The answer to come to the probe."""
 
     async def ask(self, request: Request) -> Answer | None:
         """Return the agent's answer; None where it has none in time."""
         if isinstance(request, Nudge):
             self._nudge()
             return None
-        number = request.number = next(self._numbers)
-        due = self._loop.time() + self._patience
+        answer = await self._answer_in_time(request) if self.answers() else None
+        if answer is None:
+            self._missed(request)
+        return answer
+
+    def _missed(self, request: Request) -> None:
+        if isinstance(request, Await):
+            self._breaker.missed()
+            self._complaints.missed()
+        self.answers()  # the probe is sent now: its answer may be here before the next request is
+
+    async def _answer_in_time(self, request: Request) -> Answer | None:
+        number = next(self._numbers)
         try:
-            async with asyncio.timeout_at(due):
+            async with asyncio.timeout_at(self._loop.time() + self._patience):
                 answer: Answer = await self._answer(request, number)
                 return answer
-        except (OSError, Malformed) as error:  # TimeoutError is one
-            self._complaints.note(error if str(error) else "no answer in time")
-            return None
+        except TimeoutError:
+            self._complaints.note("no answer in time")
+            self._breaker.fail(absent=self._usable() is None)
+        except (OSError, Malformed) as error:
+            self._complaints.note(error)
+        return None
 
     async def _answer(self, request: Request, number: int) -> Any:
         while True:
@@ -225,17 +276,43 @@ class _Agent:
 
     def _nudge(self) -> None:
         """Tell the agent that there is something; if it is busy or away it finds that out by itself."""
-        connection = self._connection
-        if connection is None or connection.lost:
+        if (connection := self._usable()) is None:
             self.look_for_it()
-        else:
+        elif self._nudges.due(time.monotonic()):  # the loop's own time may be that of the turn's beginning
             connection.tell(Nudge())
+
+    # -- whether it is there
+
+    def answers(self) -> bool:
+        """Tell whether the agent is worth a wait: False where it has not answered, and not yet answered the probe."""
+        breaker = self._breaker
+        if breaker.is_open or breaker.unconfirmed:
+            self.attend()
+        return not breaker.is_open
+
+    def attend(self) -> None:
+        """See to it that there is a connection, and send a probe that is due. Waits for nobody."""
+        if (connection := self._usable()) is None:
+            self.look_for_it()
+        elif self._probe is None and not connection.is_full and self._breaker.wants_probe(time.monotonic()):
+            self._probe = connection.begin(self._breaker.probe(), next(self._numbers))
+            self._probe.add_done_callback(self._probed)
+
+    def _probed(self, answer: asyncio.Future[Any]) -> None:
+        self._probe = None
+        if answer.cancelled() or answer.exception():
+            self._breaker.reset()
+        else:
+            self._breaker.answered()
 
     # -- connecting
 
+    def _usable(self) -> _Connection | None:
+        return None if self._connection is None or self._connection.lost else self._connection
+
     async def _connected(self) -> _Connection:
         """Return a connection that works. Whoever is cancelled while all wait for it spoils nothing."""
-        while (connection := self._connection) is None or connection.lost:
+        while (connection := self._usable()) is None:
             await asyncio.wait([self.look_for_it()])
         return connection
 
@@ -264,8 +341,9 @@ class _Agent:
                 await asyncio.sleep(LOOK_EVERY)
             else:
                 _, self._connection = await self._loop.create_unix_connection(
-                    lambda: _Connection(self._loop), sock=sock
+                    lambda: _Connection(self._loop, self.look_for_it), sock=sock
                 )
+                self._breaker.reset()  # whoever failed is gone
                 return
 
     async def _start(self) -> None:
@@ -290,8 +368,9 @@ class _Unsent(ConnectionError):
 class _Connection(asyncio.Protocol):
     """A connection to the agent, shared by the tasks of one loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], object]) -> None:
+        """*on_end* is called when the agent has ended."""
+        self._loop, self._on_end = loop, on_end
         self._answers = channel.Answers()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._unsent: list[Request] = []
@@ -300,18 +379,28 @@ class _Connection(asyncio.Protocol):
         self.lost = False
         """Whether the connection is of no use any more."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the agent has taken so little for so long that nothing more is sent."""
+        return bool(self._transport.get_write_buffer_size() > MOST_UNSENT)
+
     async def ask(self, request: Request, number: int) -> Any:
         """Return the answer to *request*. Raises ConnectionError and Malformed."""
         if self.lost:
             raise _Unsent("the agent has ended")
-        if self._transport.get_write_buffer_size() > MOST_UNSENT:
+        if self.is_full:
             raise BlockingIOError("the agent takes no requests")
+        try:
+            return await self.begin(request, number)
+        finally:
+            self._waiting.pop(number, None)  # where it was cancelled
+
+    def begin(self, request: Request, number: int) -> asyncio.Future[Any]:
+        """Send *request*, on a connection that is not lost, and return the answer to come."""
+        request.number = number  # type: ignore[union-attr]  # a Nudge has none
         future = self._waiting[number] = self._loop.create_future()
         self.tell(request)
-        try:
-            return await future
-        finally:
-            self._waiting.pop(number, None)
+        return future
 
     def tell(self, request: Request) -> None:
         """Send *request* at the end of this turn of the loop; one nudge will do for all."""
@@ -323,7 +412,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if not self.lost and self._transport.get_write_buffer_size() <= MOST_UNSENT:
+        if not self.lost and not self.is_full:
             self._transport.write(b"".join(map(channel.to_frame, unsent)))
 
     # -- what asyncio calls
@@ -336,7 +425,7 @@ class _Connection(asyncio.Protocol):
         """Give the answers in *data* to those who wait for them."""
         try:
             for answer in self._answers.feed(data):
-                future = self._waiting.get(answer.number)
+                future = self._waiting.pop(answer.number, None)
                 if future and not future.done():  # else it was cancelled, or came too late
                     future.set_result(answer)
         except Malformed as error:
@@ -344,8 +433,10 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End."""
-        self._lose(ConnectionResetError("the agent has ended"))
+        """End. Another agent is looked for at once: until there is one nothing comes from others."""
+        if not self.lost:
+            self._lose(ConnectionResetError("the agent has ended"))
+            self._on_end()
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -356,6 +447,7 @@ class _Connection(asyncio.Protocol):
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)
+        self._waiting.clear()
 
     async def aclose(self) -> None:
         """Close it, and wait until its socket is free."""

@@ -19,12 +19,12 @@ from sojourn.store import frame
 from sojourn.store.peers.packing import HEAD, META, STAMP, WRITER
 
 PLACE = ORIGIN_BYTES + TIME_BYTES
-_COUNTS = struct.Struct(">HHI")
+COUNTS = struct.Struct(">HHI")
 TOUCH = struct.Struct(">12sQQ")
 _WRITES = struct.Struct(">12sQ")
 _HEAD_AT = TOUCH.size
 _FORGOTTEN_AT = _HEAD_AT + PLACE
-_COUNTS_AT = _FORGOTTEN_AT + TIME_BYTES
+COUNTS_AT = _FORGOTTEN_AT + TIME_BYTES
 
 
 class Parts(NamedTuple):
@@ -60,7 +60,7 @@ def parts_of(data: bytes, base: int | None = None) -> Parts | None:
         stored = data[start:meta]
         if not size or not frame.is_alive(stored, base):
             return None
-        count, _, values = _COUNTS.unpack_from(data, meta + _COUNTS_AT)
+        count, _, values = COUNTS.unpack_from(data, meta + COUNTS_AT)
     except struct.error:
         return None
     writers = meta + META.size
@@ -97,7 +97,7 @@ def version_of(writers: bytes) -> int:
 def rewritten(before: Parts, record: Record, place: bytes, base: int) -> Patch | None:
     """Return what an update at *place* makes of *before*; None where it does more than to change values."""
     body, to_ms = frame.peek(before.frame), frame.to_ms
-    _, removed, count = _COUNTS.unpack_from(before.front, _COUNTS_AT)
+    _, removed, count = COUNTS.unpack_from(before.front, COUNTS_AT)
     if (
         body is None
         or body.values.keys() != record.values.keys()
@@ -154,7 +154,7 @@ def followed(
     seen = {writer: Mark(time, writes) for writer, time, writes in WRITER.iter_unpack(before.writers)}
     if (
         delta.has_ended
-        or delta.forgotten != int.from_bytes(before.front[_FORGOTTEN_AT:_COUNTS_AT], "big")
+        or delta.forgotten != int.from_bytes(before.front[_FORGOTTEN_AT:COUNTS_AT], "big")
         or not (head.time == 0 or place_of(head) == before.front[_HEAD_AT:_FORGOTTEN_AT])
         or not succeeds(seen, delta, origin, cut, follows)
     ):
@@ -202,8 +202,8 @@ def packed(key: bytes, filed: int, before: Parts, patch: Patch) -> bytes:
     """Return the bytes of a session after a write."""
     version, accessed, expires, touch, body, stamps, writers = patch
     data = frame.join(key, version, accessed, expires, body)
-    front = TOUCH.pack(touch, accessed, expires) + before.front[_HEAD_AT:_COUNTS_AT]
-    counts = (len(writers) // WRITER.size).to_bytes(2, "big") + before.front[_COUNTS_AT + 2 :]
+    front = TOUCH.pack(touch, accessed, expires) + before.front[_HEAD_AT:COUNTS_AT]
+    counts = (len(writers) // WRITER.size).to_bytes(2, "big") + before.front[COUNTS_AT + 2 :]
     floor = floor_of(writers)
     return b"".join((HEAD.pack(filed, len(data), len(floor)), floor, data, front, counts, writers, stamps, before.rest))
 

@@ -14,7 +14,7 @@ import msgspec
 
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.replica import Replica
-from sojourn.cluster.tables import BUCKETS, Applied, Done, Holds, View
+from sojourn.cluster.tables import BUCKETS, Applied, Done, Holds, View, bucket_of, first_of
 from sojourn.cluster.wire import Change, Changes, Progress
 from sojourn.core.capability import Page, Records
 from sojourn.core.policy import LONGEST
@@ -126,6 +126,10 @@ class BaseTables(ABC):
             }
 
         return self.reading(read)
+
+    def next_bucket(self, first: int) -> int:
+        """Return the next bucket, from *first* on, that has anything in it; 1,024 where there is none."""
+        return self.reading(_next_bucket, first)
 
     def some_names(self, after: bytes | None, limit: int) -> tuple[bytes, ...]:
         """Return the next names after one: sessions in their order, then entries of the index in theirs."""
@@ -270,6 +274,13 @@ _PERFORMED: dict[str, Callable[..., Done]] = {
 
 def _get(rows: Rows, name: bytes) -> Stored | None:
     return rows.get(name)
+
+
+def _next_bucket(rows: Rows, first: int) -> int:
+    if first >= BUCKETS:
+        return BUCKETS
+    names = (next(rows.names(first_of(first), listings=listings), None) for listings in (False, True))
+    return min((bucket_of(name) for name in names if name is not None), default=BUCKETS)
 
 
 def _get_view(rows: Rows) -> bytes | None:
