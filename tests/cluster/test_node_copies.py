@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from tests.cluster.pump import Pump, key_of, record
 
-from sojourn.cluster import local, ring, wire
+from sojourn.cluster import local, ring, wire, worker
+from sojourn.cluster.replica import floor_of
 from sojourn.cluster.tables import BUCKETS
+from sojourn.core.ops import Written
+from sojourn.errors import StoreUnavailable
 
 HOSTS = ("a:1", "b:1", "c:1", "d:1", "e:1")
 
@@ -321,6 +324,38 @@ def test_who_is_about_to_leave_need_not_have_a_write() -> None:
     settled = pump.create(HOSTS[0], "s", n="1")
     assert (settled.hosts, settled.enough) == (1, True)
     assert not leaver.ended
+
+
+def floor(pump: Pump, name: str, text: str) -> bytes | None:
+    """Have a worker of a host say what a browser has seen by now; None: it cannot."""
+    machine = pump.machines[name]
+    talk = worker.floor(machine.tables, machine.node.host.settings, key_of(text))
+    try:
+        answer = pump.ask(name, next(talk))
+        talk.send(answer)
+    except StopIteration as end:
+        return bytes(end.value)
+    except StoreUnavailable:
+        return None
+    raise AssertionError("it asks once")
+
+
+def test_what_a_browser_has_seen_says_the_host_that_has_written_and_no_other(pump: Pump) -> None:
+    create(pump, "s")
+    pump.run(1)
+    one, other = owners(pump, "s")
+    pump.cut = {(one, other), (other, one)}
+    here = stranger(pump, "s")
+    assert load(pump, here, "s")
+    changed = record(n="2")._replace(version=2)
+    assert forward(pump, here, "update", key_of("s"), changed, 1, wait_ms=3000).answer == Written.DONE.value
+    writer = next(name for name in (one, other) if pump.machines[name].tables.replica(key_of("s")).version > 1)  # type: ignore[union-attr]
+    newest = pump.machines[writer].tables.replica(key_of("s"))
+    assert newest
+    assert floor(pump, here, "s") == floor_of(newest)
+    pump.kill(writer)
+    pump.run(0.01)
+    assert floor(pump, here, "s") is None  # the other one has not got the write, and would say less
 
 
 def test_a_copy_that_is_missing_although_everything_was_shipped_is_found_and_brought() -> None:

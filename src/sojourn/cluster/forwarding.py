@@ -2,7 +2,8 @@
 
 A read goes to the next host when one does not answer. A write that may have happened is never sent again, unless doing
 it twice is the same as doing it once: its fate is unknown, and the worker is told so. Versions of two copies that have
-not met may be the same number; so what names a version goes to the host that has shown it, and nowhere else.
+not met may be the same number; so what names a version goes to the host that has shown it, and nowhere else. So does
+the question what a browser has seen by now: another one may not have that yet.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Forwarding:
         host = self.host
         if named := self._named(request.key):
             return [named] if host.reachable(named) else []
-        if self._names_a_version(request):
+        if request.shown or self._names_a_version(request):
             shown = self._shown_by(worker, request.key)
             return [shown] if shown and host.reachable(shown) else []
         names = host.owners(request.key) if request.key else sorted(host.members.placed())

@@ -47,6 +47,8 @@ class Forward(_Message):
     verb: str
     arguments: tuple[Any, ...]
     wait_ms: int
+    shown: bool = False
+    """Only the host will do that has shown the session to this worker, or has made its last write."""
 
 
 class Status(_Message):

@@ -20,7 +20,7 @@ import msgspec
 from sojourn.cluster import ring
 from sojourn.cluster.clock import ORIGIN_BYTES, TIME_BYTES, milliseconds
 from sojourn.cluster.local import Answer, Ask, Asked, Await, Forward, Forwarded, Nudge, Request, Settled
-from sojourn.cluster.replica import Mark, Replica, floor_of, missing, to_record
+from sojourn.cluster.replica import Mark, Replica, floor_of, merge, missing, to_record
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.tables import Done, Tables, View
 from sojourn.core.capability import Page, Records
@@ -85,12 +85,18 @@ def load_seen(tables: Tables, settings: Settings, key: bytes, floor: bytes) -> T
 
 
 def floor(tables: Tables, settings: Settings, key: bytes) -> Talk[bytes]:
-    """Return what a browser has seen that was shown what is under *key* now."""
-    if not places(tables, settings, key):
-        record = yield from _forward(settings, key, "load", (key,), Record | None)
-        return record.seen if record else b""
+    """Return what a browser has seen that was shown what is under *key* now.
+
+    Where it is kept elsewhere, that is what the host has that has shown it or has written to it, and what was fetched.
+    """
     replica = tables.replica(key)
-    return floor_of(replica) if replica else b""
+    if places(tables, settings, key):
+        return floor_of(replica) if replica else b""
+    record = yield from _forward(settings, key, "load", (key,), Record | None, shown=True)
+    there = _with_marks(record)
+    if there and replica and not replica.has_ended:
+        there = merge(there, Replica(seen=replica.seen))
+    return floor_of(there) if there else b""
 
 
 def create(tables: Tables, settings: Settings, key: bytes, record: Record) -> Talk[Written]:
@@ -342,12 +348,14 @@ def _fetch(settings: Settings, key: bytes, floor: bytes) -> Talk[None]:
         )
 
 
-def _forward(settings: Settings, key: bytes, verb: str, arguments: tuple[Any, ...], kind: Any) -> Talk[Any]:
+def _forward(
+    settings: Settings, key: bytes, verb: str, arguments: tuple[Any, ...], kind: Any, *, shown: bool = False
+) -> Talk[Any]:
     """Have another host perform a verb, and return its answer as a *kind*.
 
     One of those that keep *key*, the private key of a session or a tag; or the one of that name.
     """
-    answer = yield Forward(0, key, verb, tuple(map(_plain, arguments)), wait_ms(settings))
+    answer = yield Forward(0, key, verb, tuple(map(_plain, arguments)), wait_ms(settings), shown)
     if not isinstance(answer, Forwarded):
         raise StoreUnavailable(f"the session is on other hosts, and none has answered to {verb} in time")
     if answer.failed is not None:

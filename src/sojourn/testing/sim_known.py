@@ -43,6 +43,7 @@ class Known:
         self.members_change = False
         """Whether hosts came or went for good."""
         self._seen: dict[int, frozenset[int]] = defaultdict(frozenset)
+        self._fresh: set[int] = set()
         self._parents: dict[str, str] = {}
         self._losses: list[tuple[float, str]] = []
         self._clocks: dict[str, list[tuple[float, float]]] = {}
@@ -84,6 +85,8 @@ class Known:
             self.past[sent.mark] = base | saw if answer.covered else saw
         if answer.found and answer.session and sent.session:
             self._unite(sent.session, answer.session)
+        if answer.fresh:
+            self._fresh.add(sent.mark)
         if answer.session is None or answer.fresh:
             self._seen[sent.client] = frozenset({sent.mark} if answer.wrote and answer.session else ())
         elif answer.covered:
@@ -96,7 +99,8 @@ class Known:
         closed: set[int] = set()
         for mark in marks:  # type: ignore[attr-defined]
             closed.add(mark)
-            closed |= self.past.get(mark, frozenset())
+            if mark not in self._fresh:  # a login that began with nothing is no sign of what was there before
+                closed |= self.past.get(mark, frozenset())
         return frozenset(closed)
 
     def _note_trouble(self, trouble: Trouble) -> None:

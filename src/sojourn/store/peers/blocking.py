@@ -82,7 +82,9 @@ class PeersStore:
     def floor(self, key: bytes) -> bytes:
         """Return what a browser has seen that was shown what is under *key* now."""
         record = self._tables.load(key)
-        return record.seen if record else self._run(worker.floor(self._tables, self._settings, key))
+        if record and worker.places(self._tables, self._settings, key):
+            return record.seen
+        return self._run(worker.floor(self._tables, self._settings, key))
 
     def create(self, key: bytes, record: Record) -> Written:
         """Store a new record."""

@@ -88,7 +88,9 @@ class AsyncPeersStore:
     async def floor(self, key: bytes) -> bytes:
         """Return what a browser has seen that was shown what is under *key* now."""
         record = self._tables.load(key)
-        return record.seen if record else await self._run(worker.floor(self._tables, self._settings, key))
+        if record and worker.places(self._tables, self._settings, key):
+            return record.seen
+        return await self._run(worker.floor(self._tables, self._settings, key))
 
     async def create(self, key: bytes, record: Record) -> Written:
         """Store a new record."""
