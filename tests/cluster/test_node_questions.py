@@ -399,3 +399,19 @@ def test_nobody_waits_for_a_host_that_had_left_before_this_one_began(pump: Pump)
     assert pump.run(5, lambda: pump.is_ready(C))
     assert pump.state(C, B) is None
     assert ask(pump, C, seen).known
+
+
+def test_a_writer_that_nobody_here_knows_may_be_a_host_that_is_away_and_has_begun_anew() -> None:
+    pump = Pump(A, B, C, "d:1")
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in pump.names))
+    pump.cut = {pair for one in (A, B) for other in (C, "d:1") for pair in ((one, other), (other, one))}
+    pump.kill(A)
+    pump.start(A, pump.new_tables())
+    assert pump.run(60, lambda: pump.is_ready(A) and pump.state(C, A) == pump.state(C, B) == "dead")
+    assert pump.create(A, "s", n="1").enough
+    assert not ask(pump, C, floor(pump, A)).known
+    pump.heal()
+    assert pump.run(10, lambda: pump.state(C, A) == "alive")
+    assert ask(pump, C, floor(pump, A)).known
+    assert pump.values(C, "s") == {"n": b"1"}

@@ -216,8 +216,8 @@ class Questions:
         or an operator has it forgotten, what it alone had is lost.
         """
         name = self.host.members.of_origin(origin)
-        if name is None:
-            return self.host.unheard()
+        if name is None:  # any host that is away may have begun anew, with other storage, and have made it since
+            return self.host.unheard() or not question.answered.issuperset(self.host.members.others())
         return name not in question.answered and name != self.host.me and self.host.members.state(name) != "left"
 
     def _all_answered(self, question: _Question) -> bool:
