@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sojourn.cluster.local import Settled
 from sojourn.core import floor, lifecycle, principals
+from sojourn.core.capability import Floor
 from sojourn.core.floor import Presented
 from sojourn.core.ids import SessionId
+from sojourn.core.ops import Flow
 from sojourn.core.outcome import KEEP, Action, Happened, Outcome
 from sojourn.core.policy import Policy
 from sojourn.core.session import Session
@@ -23,6 +25,8 @@ from sojourn.testing.sim_history import Answered, Does, History, Sent
 from sojourn.testing.sim_host import Process, SimHost
 from sojourn.testing.sim_known import PEEKING
 from sojourn.testing.site import Site
+
+T = TypeVar("T")
 
 PATIENCE = 4.0  # seconds until a browser gives a request up
 
@@ -173,11 +177,14 @@ class SimBrowser:
                 return _Reply(
                     _summary(number, session, KEEP, reads, found, revoked and bool(told), told), revoked=revoked
                 )
-            outcome: Outcome = yield from host.perform(site.committing(session), told)
+            silent: list[bool] = []
+            outcome: Outcome = yield from host.perform(_noting(site.committing(session), silent), told)
         except (StoreUnavailable, SessionConflict):
             return _Reply(Answered(0.0, number, False))
         writes = bool(sets) or (revoked and bool(told))
-        return _Reply(_summary(number, session, outcome, reads, found, writes, told), outcome, revoked)
+        answered = _summary(number, session, outcome, reads, found, writes, told)
+        answered.covered = answered.covered and not silent
+        return _Reply(answered, outcome, revoked)
 
     def _handle(self, session: Session, does: Does, sets: dict[str, int | None]) -> None:
         """Do what an application's handler does."""
@@ -192,6 +199,23 @@ class SimBrowser:
                 session[key] = value
             else:
                 session.pop(key, None)
+
+
+def _noting(flow: Flow[T], silent: list[bool]) -> Flow[T]:
+    """Return *flow*; add to *silent* where the store cannot say what the browser has seen by now."""
+    try:
+        op: Any = next(flow)
+        while True:
+            try:
+                answer = yield op
+            except StoreUnavailable as error:
+                silent += [True] if isinstance(op, Floor) else []
+                op = flow.throw(error)
+            else:
+                op = flow.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 def _summary(

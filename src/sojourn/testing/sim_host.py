@@ -206,6 +206,8 @@ class SimHost:
             self._links.add(link)
             identities = None if self.settings.tls is None else frozenset({name.rpartition(":")[0]})
             self._do(self.node.accepted(link, identities, self._clock.now))
+        else:
+            self._network.close(link)  # nobody listens at that port
 
     def received(self, link: int, message: Message) -> None:
         """Hear a message."""
