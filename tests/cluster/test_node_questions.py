@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.cluster.pump import Pump, key_of
+from tests.cluster.pump import START, Pump, key_of, record
 
 from sojourn.cluster import local, wire
 from sojourn.cluster.clock import Stamp
@@ -415,3 +415,20 @@ def test_a_writer_that_nobody_here_knows_may_be_a_host_that_is_away_and_has_begu
     assert pump.run(10, lambda: pump.state(C, A) == "alive")
     assert ask(pump, C, floor(pump, A)).known
     assert pump.values(C, "s") == {"n": b"1"}
+
+
+def test_a_session_that_has_ended_by_itself_on_one_side_of_a_cut_is_not_said_to_be_made_up() -> None:
+    pump = Pump(A, B, C, "d:1")
+    pump.start_all()
+    assert pump.run(5, lambda: all(pump.is_ready(name) for name in pump.names))
+    until = START + pump.now + 3.0
+    pump.write(A, "create", KEY, record(n="1")._replace(expires_at=until))
+    pump.run(1.0)
+    pump.cut = {pair for one in (A, B) for other in (C, "d:1") for pair in ((one, other), (other, one))}
+    pump.write(B, "update", KEY, record(n="2")._replace(expires_at=until + 3600, version=2), 1)
+    assert pump.run(30, lambda: pump.values(C, "s") is pump.values("d:1", "s") is None)
+    assert not ask(pump, C, floor(pump, B)).known
+    pump.heal()
+    assert pump.run(10, lambda: pump.state(C, B) == "alive")
+    assert ask(pump, C, floor(pump, B)).known
+    assert pump.values(C, "s") == {"n": b"2"}

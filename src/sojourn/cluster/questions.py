@@ -152,7 +152,7 @@ class Questions:
             return
         replica = self.host.tables.replica(question.key)
         lacking = missing(question.floor, replica)
-        if any(self._is_refuted(origin, time, question) for origin, time in lacking.items()):
+        if lacking and self._is_refuted(*max(lacking.items(), key=lambda one: one[1]), question):
             lacking = {}
         if not lacking and (replica is not None or missing(question.floor, None)):
             self._end(question, True)
@@ -183,10 +183,11 @@ class Questions:
         return peer is not None and (peer.origin == origin or peer.progress.get(origin, Progress()).level >= time)
 
     def _is_refuted(self, origin: Origin, time: int, question: _Question) -> bool:
-        """Tell whether somebody has answered who would have a write, and has not: then all of the floor is made up.
+        """Tell whether somebody has answered who would have the last write, and has not: then the floor is made up.
 
-        A floor names writes that were in one copy, so that none of them is true where one is not. Where sessions move
-        between hosts a writer may have handed the session on: there all must answer.
+        A floor names writes that were in one copy, so that none of them is true where one is not. An earlier one proves
+        less: where it was made the session may have ended by itself, and gone on on the other side of a cut. Where
+        sessions move between hosts a writer may have handed the session on: there all must answer.
         """
         if self.host.settings.copies is not None:
             return False
