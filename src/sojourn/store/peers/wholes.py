@@ -52,11 +52,18 @@ def _time(place: bytes) -> int:
 
 def whole_of(data: bytes) -> Whole | None:
     """Return the session that lies in this host's storage as *data*; None: it has ended, or is damaged."""
-    parts = patching.parts_of(data)
-    if parts is None:
+    try:
+        _, size, floor = packing.HEAD.unpack_from(data)
+        start = packing.HEAD.size + floor
+        if not size or not frame.is_alive(data[start : start + frame.HEADER], None):
+            return None
+        touch, _, expires = patching.TOUCH.unpack_from(data, start + size)
+        count, _, _ = patching.COUNTS.unpack_from(data, start + size + patching.COUNTS_AT)
+    except struct.error:
         return None
-    touch, _, expires = patching.TOUCH.unpack_from(parts.front)
-    return Whole(data[packing.FILED :], frozenset((touch, *patching.places(parts.writers))), expires)
+    after = start + size + packing.META.size
+    writers = data[after : after + count * packing.WRITER.size]
+    return Whole(data[packing.FILED :], frozenset((touch, *patching.places(writers))), expires)
 
 
 def read(key: bytes, packed: bytes) -> Whole | None:
