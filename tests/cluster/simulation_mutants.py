@@ -11,11 +11,11 @@ from unittest.mock import patch
 from sojourn.cluster import worker
 from sojourn.cluster.clock import Stamp, milliseconds
 from sojourn.cluster.comparing import Comparing
-from sojourn.cluster.log import Verdict, Waiters
 from sojourn.cluster.questions import Questions
 from sojourn.cluster.replica import Mark, Replica, Times, missing
 from sojourn.cluster.shipping import Flow, Shipping
 from sojourn.cluster.tables import Applied, Done
+from sojourn.cluster.waiters import Verdict, Waiters
 from sojourn.cluster.waiting import Waiting
 from sojourn.cluster.wire import Change, Changes, Listing
 from sojourn.core.capability import Page

@@ -285,7 +285,7 @@ def test_a_copy_of_a_storage_is_refused(pump: Pump) -> None:
 
 def test_a_certificate_of_another_host_is_refused(pump: Pump) -> None:
     machine = pump.machines[A]
-    hello = pump.machines[B].node.streams.hello()
+    hello = pump.machines[B].node.links.hello()
     hello.name, hello.origin = "d:1", b"ddd1"
     machine.node.accepted(9001, frozenset({"e"}), pump.now)
     effects = machine.node.received(9001, hello, pump.now)

@@ -52,12 +52,12 @@ def test_a_stream_whose_certificate_names_no_member_is_refused_before_it_has_sai
     refused = next(one.message for one in effects if isinstance(one, Send))
     assert isinstance(refused, wire.Refused)
     assert "none of them is the certificate's *.shop, .shop, 10.0.0.1, a.b.shop, d.ads, shop" in refused.why
-    assert node.received(9001, pump.machines[B].node.streams.hello(), pump.now) == []
+    assert node.received(9001, pump.machines[B].node.links.hello(), pump.now) == []
 
 
 def test_a_member_by_its_certificate_may_not_call_itself_by_a_name_that_is_none(pump: Pump) -> None:
     node = pump.machines[A].node
-    hello = pump.machines[B].node.streams.hello()
+    hello = pump.machines[B].node.links.hello()
     hello.name, hello.origin = D, b"ddd1"
     node.accepted(9001, frozenset({"b.shop", "d.ads"}), pump.now)
     effects = node.received(9001, hello, pump.now)
@@ -97,7 +97,7 @@ def test_that_a_neighbour_knows_a_host_of_another_name_is_no_reason_to_tell_ever
 def test_streams_that_were_never_closed_do_not_add_up(pump: Pump) -> None:
     """As of a host that lost its power again and again: nobody has told this one that the streams are gone."""
     node = pump.machines[A].node
-    hello = pump.machines[B].node.streams.hello()
+    hello = pump.machines[B].node.links.hello()
     hello.name, hello.origin = "c.shop:1", b"ccc1"
     closed: list[int] = []
     for number in range(9000, 9100):

@@ -223,7 +223,7 @@ def test_a_hello_has_room_for_every_host_however_many_lives_there_were() -> None
     for number in range(1, 3001):
         origin = number.to_bytes(4, "big")
         machine.tables.store(wire.Changes(origin, 0, wire.Progress(number, number), ()))
-    hello = machine.node.streams.hello()
+    hello = machine.node.links.hello()
     assert len(wire.to_frame(hello)) < wire.MOST_HELLO
     assert {member.origin for member in machine.node.host.members.all()} <= hello.progress.keys()
     assert (3000).to_bytes(4, "big") in hello.progress

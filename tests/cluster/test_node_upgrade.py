@@ -69,7 +69,7 @@ def test_versions_that_have_nothing_in_common_refuse_each_other_with_the_cure() 
     pump = Pump(A, B)
     pump.start_all()
     assert pump.run(5, lambda: all(map(pump.is_ready, pump.names)))
-    hello = pump.machines[B].node.streams.hello()
+    hello = pump.machines[B].node.links.hello()
     hello.name, hello.origin, hello.versions = C, b"ccc1", (3, 2)
     node = pump.machines[A].node
     node.accepted(9001, None, pump.now)

@@ -1,8 +1,8 @@
 """Node: one host of the cluster, as a machine without sockets. What happens comes in; what is to be done comes out.
 
 Read ``wire`` first. This file says who hears of what, and what is due when; each part has its own file: ``member``
-(who is there), ``greeting`` (who is let in), ``streams`` (from hello to the end), ``shipping`` (the own log to the
-others), ``serving`` (their logs, and what they ask), ``waiting`` and ``log`` (who waits for acknowledgements),
+(who is there), ``greeting`` (who is let in), ``links`` (from hello to the end), ``shipping`` (the own log to the
+others), ``serving`` (their logs, and what they ask), ``waiting`` and ``waiters`` (who waits for acknowledgements),
 ``questions`` (what is missing here), ``forwarding`` (what belongs elsewhere), ``pulling``, ``comparing`` and
 ``handover`` (what must not depend on any one host).
 """
@@ -21,13 +21,13 @@ from sojourn.cluster.greeting import Dialing
 from sojourn.cluster.handover import Handover
 from sojourn.cluster.host import Host, Link, Peer
 from sojourn.cluster.leaving import Leaving
+from sojourn.cluster.links import Links
 from sojourn.cluster.pulling import Pulling
 from sojourn.cluster.questions import Questions
 from sojourn.cluster.serving import Serving, Unfit
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.shipping import Shipping
 from sojourn.cluster.status import status
-from sojourn.cluster.streams import Streams
 from sojourn.cluster.tables import Tables
 from sojourn.cluster.waiting import Waiting
 from sojourn.errors import StoreUnavailable
@@ -68,7 +68,7 @@ class Node:
         self.handover = Handover(host)
         self.catching_up = CatchingUp(host)
         self.leaving = Leaving(host, self.shipping, self.comparing, self.handover)
-        self.streams = Streams(self)
+        self.links = Links(self)
         self._states = {member.name: member.state for member in host.members.all()}
         self._early: list[_Early] = []
         self._beat = self._sweep = now
@@ -145,10 +145,10 @@ class Node:
             self.waiting.lost(name)
         late = self.host.now - GREETING
         for link in [one for one in self.host.links.values() if not one.greeted and one.since <= late]:
-            self.streams.shut(link, "no hello came in time")
+            self.links.shut(link, "no hello came in time")
         for name in self.shipping.given_up():
             if (peer := self.host.peers.get(name)) and peer.out:
-                self.streams.shut(peer.out, "nothing was stored for too long")
+                self.links.shut(peer.out, "nothing was stored for too long")
 
     def _beat_once(self) -> None:
         """Ping everybody, and say what is new; now and then all that is known, often where hosts do not agree."""
@@ -193,7 +193,7 @@ class Node:
 
         def begin() -> None:
             self.host.links[link] = Link(link, True, name, now)
-            self.host.send(self.host.links[link], self.streams.hello())
+            self.host.send(self.host.links[link], self.links.hello())
 
         return self._do(now, begin)
 
@@ -208,7 +208,7 @@ class Node:
 
     def accepted(self, link: int, identities: frozenset[str] | None, now: float) -> list[Effect]:
         """Somebody has opened a stream; *identities* are the hosts that the certificate names. None: no TLS."""
-        return self._do(now, lambda: self.streams.accepted(Link(link, False, "", now, identities)))
+        return self._do(now, lambda: self.links.accepted(Link(link, False, "", now, identities)))
 
     def received(self, link: int, message: wire.Message, now: float) -> list[Effect]:
         """A message has come."""
@@ -220,12 +220,12 @@ class Node:
                 self._hear(stream, message)
             except StoreUnavailable as error:
                 self.host.remark(f"the storage of this host cannot be used: {error}")
-                self.streams.shut(stream, "this host can store nothing now")
+                self.links.shut(stream, "this host can store nothing now")
             except Exception as error:
                 # Whatever a broken or hostile host makes up ends here, with its stream.
                 what = f"{type(message).__name__}: {error or type(error).__name__}"
                 self.host.report("error", f"{stream.name or 'a stranger'} has sent what cannot be used: {what}")
-                self.streams.shut(stream, what)
+                self.links.shut(stream, what)
 
         return self._do(now, hear)
 
@@ -234,7 +234,7 @@ class Node:
 
         def drop() -> None:
             if stream := self.host.links.get(link):
-                self.streams.drop(stream)
+                self.links.drop(stream)
 
         return self._do(now, drop)
 
@@ -260,7 +260,7 @@ class Node:
 
     def _hear(self, link: Link, message: wire.Message) -> None:
         if not link.greeted:
-            self.streams.greet(link, message)
+            self.links.greet(link, message)
             return
         peer = self.host.peers[link.name]
         if self.host.members.heard(peer.name, self.host.now):
@@ -331,7 +331,7 @@ class Node:
         if message.leaves and self.host.members.left(peer.name, self.host.now):
             self.changed()
         for link in [one for one in (peer.out, peer.into) if one]:
-            self.streams.shut(link, "it said goodbye")
+            self.links.shut(link, "it said goodbye")
 
     # -- what follows ------------------------------------------------------------------------------------------------
 

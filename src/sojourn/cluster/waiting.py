@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from sojourn.cluster.host import Host
 from sojourn.cluster.local import Await, Settled
-from sojourn.cluster.log import Verdict, Waiters
 from sojourn.cluster.shipping import Shipping
+from sojourn.cluster.waiters import Verdict, Waiters
 
 Who: TypeAlias = tuple[int, int]
 """A worker and the number of its request; or -1 and a number, for a write that was made for another host."""

@@ -36,7 +36,8 @@ _TIMES = struct.Struct(">QQ")
 _TIMES_AT = _HEAD.size
 _EXPIRES_AT = _TIMES_AT + 8
 _CHECK_AT = _TIMES_AT + _TIMES.size
-_BODY_AT = _HEADER.size
+HEADER = _HEADER.size  # bytes
+_BODY_AT = HEADER
 
 _log = logging.getLogger("sojourn.store")
 

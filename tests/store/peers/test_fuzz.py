@@ -25,7 +25,7 @@ from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import LENGTH, Change, Changes, Progress, to_frame
 from sojourn.store.peers import streams
 from sojourn.store.peers.engine import Engine
-from sojourn.store.peers.streams import Link
+from sojourn.store.peers.streams import HostStream
 
 FRAMES = 100_000
 OVER_SOCKETS = 1_000
@@ -140,7 +140,7 @@ def test_fuzzed_frames_never_reach_the_node_and_end_their_stream() -> None:
         engine = Engine(settings, node)  # type: ignore[arg-type]
         engine._loop = asyncio.get_running_loop()
         for number in range(FRAMES):
-            tape, link = Tape(), Link(engine)
+            tape, link = Tape(), HostStream(engine)
             link.connection_made(tape)  # type: ignore[arg-type]
             told = greet(link) if number % 2 else 0  # every other one is a host that goes mad after its hello
             data = garbage(dice)
@@ -158,7 +158,7 @@ def test_fuzzed_frames_never_reach_the_node_and_end_their_stream() -> None:
         assert not engine._greeting
         assert not engine._leaving
 
-    def greet(link: Link) -> int:
+    def greet(link: HostStream) -> int:
         link.data_received(to_frame(HELLO))
         assert link._frames.greeted
         return 1

@@ -93,6 +93,23 @@ def test_no_changed_byte_and_no_missing_one_becomes_another_session(
         third.writing(lambda rows: rows.erase(X))
 
 
+def test_what_is_new_since_the_last_piece_travels_so_too_and_what_is_not_as_a_part(three: list[HostTables]) -> None:
+    one, other, _ = three
+    create(one, Y)
+    ship(one, other)
+    cut = other.progress()[one.origin].level
+    create(one, X)
+    update(one, Y, a=b"2")
+    changes = one.log(one.origin, cut, cut, 9).changes
+    assert {change.name: (change.complete, bool(change.packed)) for change in changes} == {
+        X: (True, True),
+        Y: (False, False),
+    }
+    ship(one, other)
+    assert dump(other) == dump(one)
+    audit(other)
+
+
 def test_under_another_name_it_does_not_open(change: Change, caplog: pytest.LogCaptureFixture) -> None:
     assert read(Y, change.packed or b"") is None
     assert "written under another key" in caplog.text

@@ -22,7 +22,7 @@ from sojourn.cluster.settings import Settings, host_of, is_loopback, port_of
 from sojourn.cluster.wire import Hello, Message, to_frame
 from sojourn.errors import ConfigurationError, StoreUnavailable
 from sojourn.store.peers import channel
-from sojourn.store.peers.streams import FAREWELL, GREETING, Link, Stream, Worker
+from sojourn.store.peers.streams import FAREWELL, GREETING, HostStream, Stream, WorkerStream
 from sojourn.store.tls import HostCertificates
 
 POLL = 0.05  # seconds between two looks into the own log: a worker's nudge can be lost
@@ -60,13 +60,13 @@ class Engine:
             )
         self.settings, self.node, self.linger, self._in_place = settings, node, linger, in_place
         self.certificates = HostCertificates(settings.tls, host_of(settings.me)) if settings.tls else None
-        self.links: dict[int, Link] = {}
-        self.workers: dict[int, Worker] = {}
+        self.links: dict[int, HostStream] = {}
+        self.workers: dict[int, WorkerStream] = {}
         self.ready = asyncio.Event()
         """Set once hosts and workers can connect."""
         self._stopped = asyncio.Event()
         self._leaving: set[Stream] = set()
-        self._greeting: dict[Link | asyncio.Task[None], None] = {}  # in the order in which they came
+        self._greeting: dict[HostStream | asyncio.Task[None], None] = {}  # in the order in which they came
         self._unsent: dict[Stream, None] = {}
         self._encoded: tuple[Message | None, bytes] = None, b""  # of this turn: the same often goes to several hosts
         self._numbers = 0
@@ -97,7 +97,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._last_worker = time.monotonic()
         listening = await self._listen()
-        server = await self._loop.create_unix_server(lambda: Worker(self), sock=workers)
+        server = await self._loop.create_unix_server(lambda: WorkerStream(self), sock=workers)
         self.tell(self.node.started)
         for sock in listening:
             self._spawn(self._accept(sock))
@@ -252,7 +252,7 @@ class Engine:
         while len(self._greeting) >= MOST_GREETING:
             oldest = next(iter(self._greeting))
             del self._greeting[oldest]
-            if isinstance(oldest, Link):
+            if isinstance(oldest, HostStream):
                 oldest.give_up("too many others wait, and it has said nothing")
             else:
                 oldest.cancel()
@@ -265,7 +265,7 @@ class Engine:
                 raise ConnectionRefusedError(f"there are {MOST_LINKS} streams")
             async with asyncio.timeout(GREETING):
                 context = self.certificates.server() if self.certificates else None
-                await self._loop.connect_accepted_socket(lambda: Link(self), connection, ssl=context)
+                await self._loop.connect_accepted_socket(lambda: HostStream(self), connection, ssl=context)
         except (OSError, TimeoutError) as error:
             _log.warning("a connection from %s was refused: %s", where, _because(error, GREETING))
             connection.close()
@@ -280,7 +280,7 @@ class Engine:
         self._spawn(self._reach(dial.name))
 
     async def _reach(self, name: str) -> None:
-        link = Link(self, name)
+        link = HostStream(self, name)
         try:
             async with asyncio.timeout(DIALING):
                 await self._connect(name, link)
@@ -295,7 +295,7 @@ class Engine:
                 _log.warning("%s cannot be reached: %s", name, why)
             self.tell(self.node.unreachable, name)
 
-    async def _connect(self, name: str, link: Link) -> None:
+    async def _connect(self, name: str, link: HostStream) -> None:
         if not self.certificates and not is_loopback(name):
             raise ConnectionRefusedError("it is on the network, and there is no tls= here")
         host = host_of(name)
@@ -309,7 +309,7 @@ class Engine:
         self._numbers += 1
         return self._numbers
 
-    def opened(self, link: Link) -> None:
+    def opened(self, link: HostStream) -> None:
         """Take in a stream whose other end has proved who it is."""
         self.links[link.number] = link
         if link.name is None:
@@ -318,16 +318,16 @@ class Engine:
         else:
             self.tell(self.node.dialed, link.number, link.name)
 
-    def greeted(self, link: Link) -> None:
+    def greeted(self, link: HostStream) -> None:
         """Both ends of a stream have said hello."""
         self._greeting.pop(link, None)
 
-    def received(self, link: Link, message: Message) -> None:
+    def received(self, link: HostStream, message: Message) -> None:
         """Hand a message on. A node that fails over it has done with the stream."""
         if not self.tell(self.node.received, link.number, message):
             link.give_up("what it sent could not be worked up")
 
-    def lost(self, link: Link, why: str) -> None:
+    def lost(self, link: HostStream, why: str) -> None:
         """Forget a stream. The node is told, unless it was the node that closed it."""
         self._greeting.pop(link, None)
         if self.links.pop(link.number, None):
@@ -336,7 +336,7 @@ class Engine:
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    def asked(self, worker: Worker, request: local.Request) -> None:
+    def asked(self, worker: WorkerStream, request: local.Request) -> None:
         """Hand a request on. A nudge is only a reason to look into the log."""
         if isinstance(request, local.Nudge):
             self._nudged()
@@ -356,7 +356,7 @@ class Engine:
         more, self._nudges = self._nudges > 1, 0
         self._nudged() if more else self.wrote()
 
-    def left(self, worker: Worker) -> None:
+    def left(self, worker: WorkerStream) -> None:
         """Forget a worker."""
         if self.workers.pop(worker.number, None):
             self._last_worker = time.monotonic()

@@ -80,7 +80,7 @@ class Stream(asyncio.Protocol):
         self.engine.left_behind(self, gone=True)
 
 
-class Link(Stream):
+class HostStream(Stream):
     """A stream to another host; *name* is the host that was dialled, None for one that came by itself."""
 
     def __init__(self, engine: Engine, name: str | None = None) -> None:
@@ -177,7 +177,7 @@ class Link(Stream):
         self.ended()
 
 
-class Worker(Stream):
+class WorkerStream(Stream):
     """A worker process of this host, and what it asks."""
 
     def __init__(self, engine: Engine) -> None:

@@ -135,10 +135,10 @@ class LmdbRows(Rows):
         self._keep(key, patching.packed(key, filed, before, patch))
         return True
 
-    def whole(self, name: bytes) -> Whole | None:
-        """Return the session under *name* as it lies here."""
+    def whole(self, name: bytes, cut: int = 0) -> Whole | None:
+        """Return the session under *name* as it lies here, if it is new since *cut*."""
         data = self._txn.get(name, db=self._env.records) if len(name) == _KEY else None
-        return whole_of(data) if data else None
+        return whole_of(data, cut) if data else None
 
     def take(self, key: bytes, whole: Whole) -> bool:
         """Store a session as it lay on another host, unless it is over, or something unreadable lies here."""

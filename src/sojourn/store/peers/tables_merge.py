@@ -45,7 +45,7 @@ def piece(rows: Rows, origin: Origin, cursor: int, cut: int, limit: int, holds: 
 
 def _change(rows: Rows, name: bytes, origin: Origin, cursor: int, time: int, cut: int) -> Change | None:
     """Return what stands at *time*; None where an earlier place of the same piece gives it, or it cannot be read."""
-    if not cut and (whole := rows.whole(name)):
+    if whole := rows.whole(name, cut):
         return Change(name, time, True, packed=whole.packed) if _is_first(time, whole.times(origin), cursor) else None
     stored = rows.get(name, cut)
     if stored is None:

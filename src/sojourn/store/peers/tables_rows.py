@@ -124,8 +124,11 @@ class Rows(ABC):
         """
         return False
 
-    def whole(self, name: bytes) -> Whole | None:
-        """Return the session under *name* as it lies here; None: it has ended, or such copies travel as replicas."""
+    def whole(self, name: bytes, cut: int = 0) -> Whole | None:
+        """Return the session under *name* as it lies here; None: it has ended, or such copies travel as replicas.
+
+        With a *cut* only one that was created later and not changed since.
+        """
         return None
 
     def take(self, key: bytes, whole: Whole) -> bool:

@@ -20,6 +20,7 @@ from sojourn.store.peers.patching import PLACE
 
 _LARGEST = 1 << 63  # such numbers do not fit into the storage
 _SIZES = struct.Struct(">IH")  # of the frame and the floor, as ``packing.HEAD`` has them
+_ONE_WRITE = (1).to_bytes(8, "big")
 _UNFIT = "a session that cannot be"
 
 
@@ -50,13 +51,25 @@ def _time(place: bytes) -> int:
     return int.from_bytes(place[ORIGIN_BYTES:], "big")
 
 
-def whole_of(data: bytes) -> Whole | None:
-    """Return the session that lies in this host's storage as *data*; None: it has ended, or is damaged."""
-    parts = patching.parts_of(data)
-    if parts is None:
+def whole_of(data: bytes, cut: int = 0) -> Whole | None:
+    """Return the session that lies in this host's storage as *data*; None: it has ended, or is damaged.
+
+    With a *cut* only one that was created later and not changed since: of others a part will do.
+    """
+    try:
+        _, size, floor = packing.HEAD.unpack_from(data)
+        start = packing.HEAD.size + floor
+        if not size or not frame.is_alive(data[start : start + frame.HEADER], None):
+            return None
+        touch, _, expires = patching.TOUCH.unpack_from(data, start + size)
+        count, _, _ = patching.COUNTS.unpack_from(data, start + size + patching.COUNTS_AT)
+    except struct.error:
         return None
-    touch, _, expires = patching.TOUCH.unpack_from(parts.front)
-    return Whole(data[packing.FILED :], frozenset((touch, *patching.places(parts.writers))), expires)
+    after = start + size + packing.META.size
+    writers = data[after : after + count * packing.WRITER.size]
+    if cut and not (writers[PLACE:] == _ONE_WRITE and _time(writers[:PLACE]) > cut):
+        return None
+    return Whole(data[packing.FILED :], frozenset((touch, *patching.places(writers))), expires)
 
 
 def read(key: bytes, packed: bytes) -> Whole | None:

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sojourn.cluster.log import MOST_WAITERS, Verdict, Waiters
+from sojourn.cluster.waiters import MOST_WAITERS, Verdict, Waiters
 
 
 @pytest.fixture

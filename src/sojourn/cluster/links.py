@@ -1,4 +1,4 @@
-"""Streams: from the hello to the end, and what the parts of a node hear of it."""
+"""Links: streams between hosts, from the hello to the end, and what the parts of a node hear of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sojourn.cluster.node import Node
 
 
-class Streams:
+class Links:
     """The streams of one node."""
 
     def __init__(self, node: Node) -> None:

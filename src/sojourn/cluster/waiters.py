@@ -1,4 +1,4 @@
-"""Log: who waits until what was written on this host is on others, and when each may go on.
+"""Waiters: who waits until what was written on this host is on others, and when each may go on.
 
 A host has a write once its *level* for this host's log has passed it (see ``wire.Progress``), not when it has read so
 far: while it catches up it reads later entries before it has all the earlier ones. Nobody waits for a host that cannot
