@@ -72,13 +72,20 @@ def test_a_nudge_is_two_looks_and_then_no_more(loop: str) -> None:
     run(story, loop=loop)
 
 
-def test_a_nudge_before_the_second_look_asks_for_a_third(loop: str) -> None:
+def test_a_nudge_before_the_second_look_asks_for_a_third(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "AGAIN", 600.0)  # the test says when it is over
+
     async def story() -> None:
         async with running() as one:
             for _ in range(2):
                 one.engine.asked(None, local.Nudge())  # type: ignore[arg-type]  # whose it is does not matter
-            await until(lambda: one.engine._nudges == 0, "the last look is over")
-            assert len(one.node.told("written")) == 3, "one for both, one a moment later, one for who came before that"
+            await until(lambda: len(one.node.told("written")) == 1, "one look for both")
+            one.engine._look_again()
+            await until(lambda: len(one.node.told("written")) == 2, "one a moment later")
+            assert one.engine._nudges == 1, "and one for who came before that"
+            one.engine._look_again()
+            await until(lambda: len(one.node.told("written")) == 3, "which is the last")
+            assert one.engine._nudges == 0
 
     run(story, loop=loop)
 
