@@ -60,11 +60,15 @@ def test_the_agent_looks_again_later_than_a_worker_is_quiet() -> None:
 # -- what the agent makes of them ----------------------------------------------------------------------------------
 
 
-def test_a_nudge_is_two_looks_and_then_no_more(loop: str) -> None:
+def test_a_nudge_is_two_looks_and_then_no_more(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "AGAIN", 600.0)  # the test says when it is over
+
     async def story() -> None:
         async with running() as one:
             _, writer = await one.worker()
             writer.write(request(local.Nudge()))
+            await until(lambda: len(one.node.told("written")) == 1, "it has looked")
+            one.engine._look_again()
             await until(lambda: len(one.node.told("written")) == 2, "it has looked again")
             assert one.engine._nudges == 0
             writer.close()
