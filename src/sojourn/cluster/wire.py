@@ -255,6 +255,8 @@ class Bodies:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.size = 0
+        """Bytes of the last one."""
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -268,6 +270,7 @@ class Bodies:
                 return
             body = bytes(self._rest[LENGTH : LENGTH + size])
             del self._rest[: LENGTH + size]
+            self.size = size
             yield body
 
 
@@ -276,6 +279,11 @@ class Frames:
 
     def __init__(self) -> None:
         self._bodies = Bodies(MOST_HELLO)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the last message."""
+        return self._bodies.size
 
     @property
     def greeted(self) -> bool:

@@ -60,6 +60,34 @@ def test_a_large_message_arrives_whole(loop: str) -> None:
     run(story, loop=loop)
 
 
+@pytest.mark.parametrize(("names", "first"), [(1, []), (2000, [2])])
+def test_the_answer_to_a_large_message_does_not_wait_for_what_came_with_it(
+    loop: str, names: int, first: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a host that is sent two pieces would be sent no third before it has stored both. Small ones share."""
+
+    async def story() -> None:
+        async with running() as one, running() as other:
+            link, accepted = await greeted(one, other)
+            sent: list[int] = []
+            flushed: list[list[int]] = []
+            stream = other.engine.links[accepted]
+            flush = stream.flush
+            monkeypatch.setattr(stream, "flush", lambda: (sent.append(len(stream._pending)), flush()))
+
+            def answer(number: int, message: wire.Message) -> list[effects.Effect]:
+                flushed.append(list(sent))
+                return [effects.Send(number, PING), effects.Send(number, PING)]
+
+            other.node.on["received"] = answer
+            fetch = wire.to_frame(wire.Fetch(1, tuple(bytes(64) for _ in range(names))))
+            stream.data_received(fetch + fetch)
+            assert flushed == [[], first], "what had been sent when the first came, and the second"
+            assert link
+
+    run(story, loop=loop)
+
+
 def test_the_node_hears_of_an_end_once_and_of_one_that_it_wanted_not_at_all(loop: str) -> None:
     async def story() -> None:
         async with running() as one, running() as other:

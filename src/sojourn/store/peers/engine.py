@@ -181,14 +181,18 @@ class Engine:
         if self._written:
             self._written = False
             self.tell(self.node.written)
-        unsent, self._unsent = self._unsent, {}
         self._encoded = None, b""
-        for stream in unsent:
-            stream.flush()
+        self.flush()
         self._arm()
         self._turning = False
         if self._written or self._unsent:  # sending has told somebody something
             self.turn_soon()
+
+    def flush(self) -> None:
+        """Send what was said so far."""
+        unsent, self._unsent = self._unsent, {}
+        for stream in unsent:
+            stream.flush()
 
     def _arm(self) -> None:
         """Set the timer for when the node wants it; one that fires too early is set again."""

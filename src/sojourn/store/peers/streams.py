@@ -19,6 +19,7 @@ GREETING = 5.0  # seconds until both have shaken hands and said hello
 FAREWELL = 1.0  # seconds for what was sent last
 STALLED = 15.0  # seconds for which a host may take nothing of what waits for it
 PAUSE_ABOVE, RESUME_BELOW = 1 << 20, 1 << 18  # bytes that wait for a host: the node holds back, and goes on
+LARGE = 1 << 16  # bytes of a message that takes long to work up: its answer waits for no other
 MOST_WAITING = 64 << 20  # bytes that may wait for a host or a worker; it is given up
 MOST_WORKERS = 4096  # as many as may read the storage
 
@@ -124,6 +125,8 @@ class HostStream(Stream):
                 if isinstance(message, Hello):
                     self.greet(heard=True)
                 self.engine.received(self, message)
+                if self._frames.size > LARGE:
+                    self.engine.flush()  # before the next one is worked up, so that the other end has something to do
         except Malformed as error:
             self.give_up(f"it sent what is no message: {error}")
 
