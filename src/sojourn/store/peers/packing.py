@@ -30,7 +30,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from sojourn.cluster.clock import ZERO, Origin, Stamp
+from sojourn.cluster.clock import ZERO, Stamp
 from sojourn.cluster.replica import Cell, Deleted, Head, Mark, Replica, Retired, Times, floor_of, positions, to_record
 from sojourn.cluster.wire import Listing
 from sojourn.core.ids import handle_of
@@ -110,21 +110,33 @@ def unpack(key: bytes, data: bytes, cut: int = 0) -> Stored | None:
 def _unpack(key: bytes, data: bytes, cut: int) -> Stored | None:
     filed, size, floor = HEAD.unpack_from(data)
     start = HEAD.size + floor
-    meta = _read_meta(data, start + size)
-    rest, cells, whole = meta.rest, dict[str, Cell](), True
+    meta = start + size
+    origin, time, accessed, expires, of_head, head, forgotten, count, _, values = META.unpack_from(data, meta)
+    writers = meta + META.size
+    stamps = writers + WRITER.size * count
+    after = stamps + STAMP.size * values
+    rest = rest_of(data[after:])
+    cells: dict[str, Cell] = {}
     if size:
-        body = frame.open_body(key, data[start : start + size])
+        body = frame.open_body(key, data[start:meta])
         if body is None:
             return None
-        cells = _cells(body.values, meta.stamps, cut if cut >= meta.forgotten else 0)
-        whole = len(cells) == len(body.values)
+        cells = _cells(body.values, data[stamps:after], cut if cut >= forgotten else 0)
     elif not (rest.retired or rest.deleted):
         return None  # only what has ended has no frame
+    whole = len(cells) == values
     if rest.removed:
         cells |= {name: Cell(stamp, None) for name, stamp in rest.removed.items()}
         cells = dict(sorted(cells.items()))
-    head = Head(meta.head, rest.created_ms, rest.principal, rest.cookie_age)
-    replica = Replica(cells, head, meta.times, meta.seen, rest.retired, rest.deleted, meta.forgotten)
+    replica = Replica(
+        cells,
+        Head(Stamp(head, of_head) if head else ZERO, rest.created_ms, rest.principal, rest.cookie_age),
+        Times(Stamp(time, origin) if time else ZERO, accessed, expires),
+        {writer: Mark(last, writes) for writer, last, writes in WRITER.iter_unpack(data[writers:stamps])},
+        rest.retired,
+        rest.deleted,
+        forgotten,
+    )
     return Stored(replica, filed, size > 0, whole)
 
 
@@ -170,31 +182,6 @@ def meta_of(replica: Replica) -> bytes:
     writers = [WRITER.pack(origin, time, writes) for origin, (time, writes) in replica.seen.items()]
     rest = Rest(*head[1:], removed, replica.retired, replica.deleted)
     return b"".join((META.pack(*front), *writers, *[STAMP.pack(stamp[1], stamp[0]) for stamp in stamps], _encode(rest)))
-
-
-class _Meta(NamedTuple):
-    """A replica without its values, whose stamps are left as they are."""
-
-    times: Times
-    head: Stamp
-    forgotten: int
-    seen: dict[Origin, Mark]
-    stamps: bytes
-    rest: Rest
-
-
-def _read_meta(data: bytes, start: int) -> _Meta:
-    origin, time, accessed, expires, of_head, head, forgotten, count, _, values = META.unpack_from(data, start)
-    writers = start + META.size
-    stamps = writers + WRITER.size * count
-    rest = stamps + STAMP.size * values
-    seen = {writer: Mark(last, writes) for writer, last, writes in WRITER.iter_unpack(data[writers:stamps])}
-    times = Times(_stamp(time, origin), accessed, expires)
-    return _Meta(times, _stamp(head, of_head), forgotten, seen, data[stamps:rest], rest_of(data[rest:]))
-
-
-def _stamp(time: int, origin: Origin) -> Stamp:
-    return Stamp(time, origin) if time else ZERO
 
 
 # -- entries of the index ----------------------------------------------------------------------------------------

@@ -59,8 +59,8 @@ def whole_of(data: bytes, cut: int = 0) -> Whole | None:
     try:
         _, size, floor = packing.HEAD.unpack_from(data)
         start = packing.HEAD.size + floor
-        if not size or not frame.is_alive(data[start : start + frame.HEADER], None):
-            return None
+        if not size or not frame.is_alive(data[start : start + frame.HEADER], 1 if cut else None):
+            return None  # with a cut: what was changed is most of what is read, and is told at once by its version
         touch, _, expires = patching.TOUCH.unpack_from(data, start + size)
         count, _, _ = patching.COUNTS.unpack_from(data, start + size + patching.COUNTS_AT)
     except struct.error:
