@@ -180,7 +180,7 @@ def acknowledges_at_once() -> Iterator[None]:
 @mutant
 def does_not_count_what_has_too_few_copies() -> Iterator[None]:
     """Nobody learns that writes are on one host only."""
-    with patch.object(Waiting, "_count", lambda self, verdict: None):
+    with patch.object(Waiting, "count", lambda self, writes: None):
         yield
 
 
@@ -229,8 +229,8 @@ def acknowledges_what_it_could_not_store() -> Iterator[None]:
 def sweeps_tombstones_early() -> Iterator[None]:
     """That a session was ended is remembered until the next sweep."""
 
-    def ended(stored: Replica, stamp: Stamp, keep_ms: int) -> Replica:
-        return real(stored, stamp, milliseconds(stamp.time))
+    def ended(stored: Replica, stamp: Stamp, keep_ms: int, *, alone: bool = False) -> Replica:
+        return real(stored, stamp, milliseconds(stamp.time), alone=alone)
 
     real = tables_verbs.ended
     with patch.object(tables_verbs, "ended", ended):
@@ -318,7 +318,7 @@ def takes_the_floor_for_the_time() -> Iterator[None]:
 @mutant
 def asks_as_often_as_it_is_asked() -> Iterator[None]:
     """Every floor that was made up causes a question to all other hosts."""
-    with patch.object(Questions, "_too_many", lambda self, key: False):
+    with patch.object(Questions, "_too_many", lambda self, key, floor: False):
         yield
 
 

@@ -113,6 +113,20 @@ def test_a_session_that_somebody_may_have_ended_need_not_be_found() -> None:
     assert story.broken() == set()
 
 
+@pytest.mark.parametrize("hosts", [0, 1])
+def test_an_id_that_one_host_gave_alone_need_not_be_found_when_its_disk_is_lost(hosts: int) -> None:
+    """What it was renewed from is on the other host still, and the browser does not have that id any more."""
+    story = Forged()
+    first = story.write(1, "a", None, "s", hosts=1)
+    request = story.send(1, "a", "renew", "s")
+    story.answer(request, "t", found=True, reads={"x": first}, ended=True, hosts=hosts)
+    story.happens("disk lost", "a")
+    request = story.send(1, "a", "read", "t")
+    story.answer(request, "t", found=False)
+    story.finally_("s", {"x": first})
+    assert ("never older" in story.broken()) is (hosts > 0)
+
+
 def test_an_acknowledged_write_that_is_missing_at_the_end_is_lost() -> None:
     story = Forged()
     first = story.write(1, "a", None, "s")

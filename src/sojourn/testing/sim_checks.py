@@ -42,6 +42,8 @@ def never_older(known: Known) -> Iterator[Finding]:
             missing = list(known.overwritten(answer.reads, expected, sent.session, answer.at))
         elif _may_be_over(known, sent, answer.at) or may_have_ended(known, sent.session, expected, answer.at):
             continue
+        elif not known.id_survives(sent.session, answer.at):
+            continue  # what it was renewed from may be there still, and has all that was written to it
         else:
             missing = [mark for mark in sorted(expected) if known.survives(mark, answer.at)]
         if missing:

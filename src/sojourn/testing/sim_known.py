@@ -275,6 +275,11 @@ class Known:
             since, holders = at, elsewhere
         return self.losses(since, until) <= holders
 
+    def id_survives(self, session: str, until: float) -> bool:
+        """Tell whether the id of a session must still be known: it was given by a request that wrote it somewhere."""
+        issued = self.issued_by.get(session)
+        return issued is None or self.request_survives(issued.request, until)
+
     def losses(self, since: float, until: float, host: str | None = None) -> int:
         """Return how many disks were lost meanwhile, or how often that of one host."""
         return sum(since <= at <= until and host in (None, whose) for at, whose in self._losses)

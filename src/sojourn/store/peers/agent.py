@@ -81,8 +81,11 @@ def run(settings: Settings, *, stay: bool) -> int:
             node = Node(settings, tables, time.monotonic(), os.urandom)
             engine = Engine(settings, node, linger=None if stay else LINGER, in_place=in_place)
             gc.freeze()  # what is there by now stays: it need not be looked through again and again
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(_serve(engine, sock, directory))
+            with (
+                asyncio.Runner(loop_factory=_loop_factory()) as runner,
+                closing(_serve(engine, sock, directory)) as work,
+            ):
+                runner.run(work)  # closed also where a signal comes before it has begun
     return 0
 
 
