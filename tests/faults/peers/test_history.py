@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 import pytest
+from tests.cluster.pump import settings
+from tests.faults.peers import worker
 from tests.faults.peers.hosts import Hosts
 from tests.faults.peers.judging import assert_kept
 from tests.faults.peers.visitors import crowd
 
+from sojourn.cluster import worker as rules
+from sojourn.cluster.local import Settled
 from sojourn.testing.sim_checks import check
 from sojourn.testing.sim_history import Answered, Copy, History, Line, from_lines, to_lines
 
@@ -62,3 +67,19 @@ def test_a_session_that_one_host_lacks_or_has_otherwise_is_noticed(history: Hist
 def test_acknowledged_writes_that_no_copy_has_are_missed(history: History) -> None:
     forged = [nothing_read(line) if isinstance(line, Copy) else line for line in history]
     assert promises(forged) == {"nothing lost"}
+
+
+def test_what_counts_is_who_has_the_session_not_who_has_the_list_of_its_principal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A logout that others have is acknowledged by them, though the list that it was taken off is not."""
+    monkeypatch.setattr(rules, "_acknowledged", rules._acknowledged)
+    worker.listen_in()
+    told: list[int] = []
+    worker._settled.set(told)
+    for name, hosts in ((bytes(32), 1), (bytes(64), 0)):
+        talk = rules._acknowledged(settings("a", ("a", "b"), acks=1), name, 1)
+        next(talk)
+        with suppress(StopIteration):
+            talk.send(Settled(1, hosts, hosts > 0))
+    assert told == [1]

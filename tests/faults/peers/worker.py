@@ -38,6 +38,7 @@ from sojourn.store.peers import PeersPair, operators
 
 GRACE = 0.5  # seconds for which a renewed id serves; short, so that runs get beyond it
 THREADS = 4
+KEY = 32  # bytes of the name of a session; an entry of the index has a longer one
 BACKLOG = 256
 
 _requests = msgspec.msgpack.Decoder(Request)
@@ -49,7 +50,11 @@ _settled: ContextVar[list[int]] = ContextVar("settled")
 
 
 def listen_in() -> None:
-    """Note for each request what its writes were told by the agent, so that the history can say it."""
+    """Note for each request what its writes to sessions were told by the agent, so that the history can say it.
+
+    Not those to the index: that a session which has ended stays listed there for a while costs nothing, and no request
+    fails for it.
+    """
     acknowledged = rules._acknowledged
 
     def noting(*arguments: Any) -> Generator[Any, Any, None]:
@@ -58,7 +63,7 @@ def listen_in() -> None:
             request = next(talk)
             while True:
                 answer = yield request
-                if isinstance(request, Await) and (told := _settled.get(None)) is not None:
+                if isinstance(request, Await) and len(request.name) == KEY and (told := _settled.get(None)) is not None:
                     told.append(answer.hosts if isinstance(answer, Settled) else 0)
                 request = talk.send(answer)
         except StopIteration:
