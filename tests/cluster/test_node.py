@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from tests.cluster.pump import Pump, key_of, record
 
 from sojourn.cluster import local, wire
+from sojourn.cluster.effects import Close
 
 A, B, C = "a:1", "b:1", "c:1"
 
@@ -333,6 +336,20 @@ def test_whatever_a_host_makes_up_ends_with_its_stream_at_most(message: wire.Mes
     assert not any(isinstance(effect, wire.Changes) for effect in effects)
     assert pump.run(5, lambda: B in machine.node.host.peers and machine.node.host.reachable(B))
     assert pump.create(A, "after", n="1").enough
+
+
+@pytest.mark.parametrize(("first", "count"), [(-100_000, 100_001), (1, 100_000), (5, -1)])
+def test_a_question_about_buckets_that_do_not_exist_costs_nothing(pump: Pump, first: int, count: int) -> None:
+    node = pump.machines[A].node
+    into = node.host.peers[B].into
+    assert into
+    tracemalloc.start()
+    try:
+        effects = node.received(into.number, wire.Digests({}, first, count), pump.now)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert any(isinstance(effect, Close) and "do not exist" in effect.why for effect in effects)
 
 
 def test_nothing_but_a_hello_is_heard_first() -> None:

@@ -104,7 +104,8 @@ class Serving:
 
     def digests(self, link: Link, peer: Peer, message: Digests) -> None:
         """Say what is here in the buckets that differ: the names of the first ones, and which others there are."""
-        asked = sorted({*message.buckets, *range(message.first, min(message.first + message.count, BUCKETS + 1))})
+        first, end = message.first, message.first + message.count
+        asked = sorted({*message.buckets, *range(first, end)}) if 0 <= first <= end <= BUCKETS else []
         if not asked or asked[0] < 0 or asked[-1] >= BUCKETS:
             raise Unfit("digests of buckets that do not exist")
         mine = self.host.digests.of(peer.name, asked)
