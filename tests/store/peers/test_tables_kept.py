@@ -26,10 +26,12 @@ from tests.store.peers.tables_help import (
 )
 
 from sojourn.cluster.clock import Stamp
-from sojourn.cluster.replica import Deleted, Mark, Replica, Times
+from sojourn.cluster.replica import Deleted, Head, Mark, Replica, Times
 from sojourn.cluster.tables import BUCKETS, View, bucket_of
 from sojourn.cluster.wire import Change, Changes, Listing, Member, Progress
 from sojourn.core.ops import Written
+from sojourn.store.peers import packing
+from sojourn.store.peers.packing import Stored
 from sojourn.testing.fakes import START
 from sojourn.testing.store_contract import a_key
 
@@ -283,6 +285,8 @@ def test_empty_buckets_are_passed_over(make: Maker) -> None:
 STAMP = Stamp(round(START * 1000) << 16, b"abcd")
 TIMES = Times(STAMP, 5, round(START * 1000) + 9000)
 FINE = Replica({}, times=TIMES, seen={b"abcd": Mark(STAMP.time, 1)})
+WHOLE = packing.pack(X + Y, Stored(FINE._replace(head=Head(STAMP, 5)), 0))[packing.FILED :]
+"""A session as it lies in storage, under the name of an entry of the index."""
 
 UNFIT = [
     Change(b"short", 1, True, FINE),
@@ -291,6 +295,8 @@ UNFIT = [
     Change(X, 1, True, None, Listing(STAMP.time, b"abcd", 9, True)),
     Change(X + Y, 1, True, None, Listing(STAMP.time, b"abc", 9, True)),
     Change(X + Y, 1, True, None, Listing(-1, b"abcd", 9, True)),
+    Change(X + Y, 1, True, FINE, Listing(STAMP.time, b"abcd", 9, True)),
+    Change(X + Y, 1, True, None, Listing(STAMP.time, b"abcd", 9, True), WHOLE),
     Change(X, 1, True, FINE._replace(seen={b"abcde": Mark(5, 1)})),
     Change(X, 1, True, FINE._replace(seen={b"abcd": Mark(-5, 1)})),
     Change(X, 1, True, FINE._replace(seen={b"abcd": Mark(5, 1 << 64)})),

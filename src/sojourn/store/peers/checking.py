@@ -35,6 +35,8 @@ def check(changes: Collection[Change], now_ms: int) -> Checked:
         listing, replica = change.listing, change.replica
         if len(change.name) != (2 * _KEY if listing else _KEY):
             raise ValueError("a change under a name that cannot be")
+        if bool(change.packed) + (listing is not None) + (replica is not None) != 1:
+            raise ValueError("a change of nothing, or of two things, which cannot be")
         if change.packed:
             whole = found[change.name] = wholes.read(change.name, change.packed)
             latest = max(latest, whole.latest if whole else 0)
@@ -42,8 +44,6 @@ def check(changes: Collection[Change], now_ms: int) -> Checked:
             latest = max(latest, _check_listing(listing))
         elif replica:
             latest = max(latest, _check_replica(replica, complete=change.complete))
-        else:
-            raise ValueError("a change of nothing, which cannot be")
     if milliseconds(latest) > now_ms + AHEAD:
         raise ValueError(
             "a stamp more than a day ahead of this host's clock: set the clocks of both hosts right, and if theirs was "
