@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sojourn.cluster.member import MOST_MEMBERS, REMEMBERED, Members
-from sojourn.cluster.wire import Member
+from sojourn.cluster.member import HIGHEST, MOST_MEMBERS, REMEMBERED, Members
+from sojourn.cluster.wire import Member, Ping, to_frame
 
 A, B, C, D = "a:1", "b:1", "c:1", "d:1"
 SILENCE, GRACE = 1.0, 10.0
@@ -179,3 +179,27 @@ def test_who_leaves_is_placed_nowhere_and_may_stay_after_all(members: Members) -
     members.stays()
     assert members.placed() == {A, B, C}
     assert members.me.incarnation == 2
+
+
+UNTRUE = [
+    member("x" * 300 + ":1"),
+    member("two\nlines:1"),
+    member("no port"),
+    member(D, "asleep"),
+    member(D, incarnation=HIGHEST),
+    member(D, incarnation=-1),
+    member(D)._replace(origin=b"too long"),
+]
+
+
+@pytest.mark.parametrize("said", UNTRUE, ids=range(len(UNTRUE)))
+def test_what_cannot_be_said_of_a_host_is_not_learned_nor_passed_on(members: Members, said: Member) -> None:
+    before = members.all()
+    assert not members.told(B, [said], 0.0)
+    assert members.all() == before
+    assert members.states([said]) == {}
+
+
+def test_no_incarnation_that_is_made_up_outgrows_what_can_be_sent(members: Members) -> None:
+    members.told(B, [member(A, "dead", (1 << 64) - 1)], 0.0)
+    assert to_frame(Ping(1, members.all(), {}))

@@ -302,6 +302,8 @@ def test_a_certificate_of_another_host_is_refused(pump: Pump) -> None:
 GARBAGE: list[wire.Message] = [
     wire.Changes(b"zzzz", 0, wire.Progress(1, 1), ()),
     wire.Stored(b"zzzz", wire.Progress(1, 1)),
+    wire.Ping(1, tuple(wire.Member(f"h{number}:1", 1, "alive", b"zzzz") for number in range(257)), {}),
+    wire.Ping(1, (wire.Member(A, (1 << 64) - 1, "dead", b"zzzz"),), {}),
     wire.Digests({5000: 1}),
     wire.Digests({}),
     wire.Names(-5, {}),

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from sojourn.cluster.clock import ORIGIN_BYTES
 from sojourn.cluster.host import Host, Link, rules_of
 from sojourn.cluster.member import MOST_MEMBERS
+from sojourn.cluster.settings import LONGEST_NAME, host_of, is_name
 from sojourn.cluster.wire import VERSIONS, Hello
 
 SOONEST, LATEST = 0.05, 2.0  # seconds between two attempts to dial a host
-LONGEST_NAME = 255 + 6  # a host's name and its port
 MOST_LOGS = 4096
 
 
@@ -130,7 +130,7 @@ def _cluster(host: Host, link: Link, hello: Hello) -> str | None:
 def _rules(host: Host, link: Link, hello: Hello) -> str | None:
     if hello.rules == rules_of(host.settings):
         return None
-    return f"{host.me} has {rules_of(host.settings)}, not {hello.rules[:64]}: set the same on all hosts"
+    return f"{host.me} has {rules_of(host.settings)}, not {hello.rules[:64]!r}: set the same on all hosts"
 
 
 def _myself(host: Host, link: Link, hello: Hello) -> str | None:
@@ -158,16 +158,15 @@ def _member(host: Host, link: Link, hello: Hello) -> str | None:
 
 
 def _identity(host: Host, link: Link, hello: Hello) -> str | None:
-    if link.identities is None or host_part(hello.name) in {identity.lower() for identity in link.identities}:
+    if link.identities is None or host_of(hello.name).lower() in {identity.lower() for identity in link.identities}:
         return None
     return f"the certificate is not one of {hello.name[:LONGEST_NAME]}"
 
 
 def _name(host: Host, link: Link, hello: Hello) -> str | None:
     if link.dialed and hello.name != link.name:
-        return f"{link.name} calls itself {hello.name[:LONGEST_NAME]}: write its name the same on all hosts"
-    fits = 0 < len(hello.name) <= LONGEST_NAME and ":" in hello.name and hello.name.isprintable()
-    return None if fits else "the name is no host:port"
+        return f"{link.name} calls itself {hello.name[:LONGEST_NAME]!r}: write its name the same on all hosts"
+    return None if is_name(hello.name) else "the name is no host:port"
 
 
 def _bounds(host: Host, link: Link, hello: Hello) -> str | None:
@@ -203,11 +202,6 @@ _CHECKS: tuple[Callable[[Host, Link, Hello], str | None], ...] = (
     _bounds,
     _twin,
 )
-
-
-def host_part(name: str) -> str:
-    """Return the host of ``host:port``, as a certificate names it."""
-    return name.rpartition(":")[0].strip("[]").lower()
 
 
 def _list(versions: tuple[int, ...]) -> str:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from sojourn.cluster.node import Node
 
 
+MOST_WORDS = 512  # characters of what another host says for the log
+
+
 class Links:
     """The streams of one node."""
 
@@ -84,7 +87,7 @@ class Links:
         if link.dialed and why == ITSELF:
             self._node.dialing.is_myself(link.name)
         elif link.dialed:
-            self._host.remark(f"{link.name} does not let this host in: {why[:512]}")
+            self._host.remark(f"{link.name} does not let this host in: {_words(why)}")
         self._host.close(link, "refused")
         self.drop(link)
         if link.dialed and why != ITSELF:
@@ -146,3 +149,8 @@ class Links:
         else:
             peer.into = None
         self._host.broken(old)
+
+
+def _words(said: str) -> str:
+    """Return what another host *said* so that it is one line of the log, whatever it is."""
+    return "".join(one if one.isprintable() else " " for one in said[:MOST_WORDS])

@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sojourn.cluster.clock import Origin
+from sojourn.cluster.clock import ORIGIN_BYTES, Origin
+from sojourn.cluster.settings import is_name
 from sojourn.cluster.wire import Member
 
 MOST_MEMBERS = 256
+HIGHEST = 1 << 53  # incarnation, far beyond any: one more must still be a number that can be sent
+_STATES = frozenset({"alive", "suspect", "dead", "left"})
 REMEMBERED = 86_400.0  # seconds for which a host that has left is still known; a dead one until somebody forgets it
 
 
@@ -82,7 +85,7 @@ class Members:
 
     def states(self, said: Iterable[Member]) -> dict[str, str]:
         """Return the states that somebody has said, of those that may be in the cluster."""
-        return {member.name: member.state for member in said if self._admits(member.name)}
+        return {member.name: member.state for member in said if _can_be(member) and self._admits(member.name)}
 
     def is_ready(self, name: str) -> bool:
         """Tell whether a host has said that it has caught up."""
@@ -162,7 +165,7 @@ class Members:
     def told(self, by: str, members: Iterable[Member], now: float) -> bool:
         """The host *by* has said what it knows."""
         changed = False
-        for member in members:
+        for member in filter(_can_be, members):
             if member.name == self.me.name:
                 changed = self._told_of_me(member) or changed
             elif member.name in self._others:
@@ -240,3 +243,13 @@ class Members:
             return False
         known.ending, known.ended = "left", now
         return True
+
+
+def _can_be(said: Member) -> bool:
+    """Tell whether that can be said of a host. What is learned is kept, and told to all: nothing else may spread."""
+    return (
+        is_name(said.name)
+        and said.state in _STATES
+        and 0 <= said.incarnation < HIGHEST
+        and len(said.origin) in (0, ORIGIN_BYTES)
+    )

@@ -17,11 +17,12 @@ from sojourn.cluster.catching_up import CatchingUp
 from sojourn.cluster.comparing import Comparing
 from sojourn.cluster.effects import Close, Dial, Effect, End, Reply, Report, Send
 from sojourn.cluster.forwarding import Forwarding
-from sojourn.cluster.greeting import Dialing
+from sojourn.cluster.greeting import MOST_LOGS, Dialing
 from sojourn.cluster.handover import Handover
 from sojourn.cluster.host import Host, Link, Peer
 from sojourn.cluster.leaving import Leaving
 from sojourn.cluster.links import Links
+from sojourn.cluster.member import MOST_MEMBERS
 from sojourn.cluster.pulling import Pulling
 from sojourn.cluster.questions import Questions
 from sojourn.cluster.serving import Serving, Unfit
@@ -318,6 +319,8 @@ class Node:
     def _pinged(self, peer: Peer, ping: wire.Ping) -> None:
         if not ping.members:
             return
+        if len(ping.members) > MOST_MEMBERS or len(ping.progress) > MOST_LOGS:
+            raise Unfit("more hosts or more logs than there can be")
         if self.host.members.told(peer.name, ping.members, self.host.now):
             self.changed()
         peer.progress = ping.progress

@@ -21,6 +21,7 @@ from sojourn.errors import ConfigurationError
 
 PORT = 7946
 LONGEST_HOST = 255
+LONGEST_NAME = LONGEST_HOST + 6  # with its port
 MOST_SEEDS = 256  # as many hosts as a cluster may have
 MOST_PATTERNS = 256  # of names that may be in it
 MOST_COPIES = 16
@@ -125,6 +126,11 @@ def host_of(name: str) -> str:
 def port_of(name: str) -> int:
     """Return the port in ``host:port``."""
     return int(name.rpartition(":")[2])
+
+
+def is_name(text: str) -> bool:
+    """Tell whether *text*, which another host has sent, can be a ``host:port``: it is logged, dialed and told to all."""
+    return 0 < len(text) <= LONGEST_NAME and ":" in text and text.isprintable()
 
 
 def is_loopback(name: str) -> bool:
