@@ -15,6 +15,7 @@ from sojourn.cluster.settings import Settings, host_of
 from sojourn.cluster.tables import Clash, Holds, Tables, View
 from sojourn.cluster.wire import Change, Member, Message, Progress
 from sojourn.core.ids import handle_of
+from sojourn.errors import StoreUnavailable
 
 PLACE = 32  # bytes at the front of a name that say where it belongs: the private key, or the tag of an index entry
 KEPT_OWNERS = 8192  # names whose owners are remembered: the same ones are asked for several times in a row
@@ -87,6 +88,8 @@ class Host:
         self.digests = PairDigests(self)
         self.expected = 0
         """Other hosts that there should be: those known that have not left, and those of the settings."""
+        self.workers_know = False
+        """Whether the workers have been told who is there."""
         self._remarks = Bucket(REMARKS, REMARKS, 0.0, now)
         self._calls: dict[int, Call] = {}
         self._numbers = 0
@@ -114,6 +117,10 @@ class Host:
         if not self._remarks.empty(self.now):
             self._remarks.spend(self.now)
             self.report("warning", text)
+
+    def unusable(self, error: StoreUnavailable) -> None:
+        """Report that the storage does not answer."""
+        self.remark(f"the storage of this host cannot be used: {error}")
 
     def clashed(self, clashes: Iterable[Clash]) -> None:
         """Count and report keys that two hosts changed at the same time."""
@@ -180,7 +187,8 @@ class Host:
 
     def members_changed(self) -> bool:
         """Let the workers know; return whether sessions are to be spread anew."""
-        self.tables.keep_view(View(self.members.all(), self.members.me.ready))
+        self.workers_know = False
+        self.tell_workers()
         self._count_expected()
         placed = self.members.placed()
         moved = placed != self._placed
@@ -190,6 +198,19 @@ class Host:
             self._owners.clear()
             self.digests.clear()
         return moved
+
+    def tell_workers(self) -> None:
+        """Let the workers know who is there, unless they do. What the storage does not take is tried again later.
+
+        Whatever else is to be done about it cannot wait for the storage: a stream that has broken is forgotten now.
+        """
+        if self.workers_know:
+            return
+        try:
+            self.tables.keep_view(View(self.members.all(), self.members.me.ready))
+            self.workers_know = True
+        except StoreUnavailable as error:
+            self.unusable(error)
 
     # -- what is where -----------------------------------------------------------------------------------------------
 

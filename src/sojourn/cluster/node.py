@@ -128,8 +128,9 @@ class Node:
         self.handover.go_on()
         self.handle_early()
         if self._sweep <= self.host.now:
-            looked_at = self.host.tables.sweep(SWEPT)
-            self._sweep = self.host.now + (SWEEP_ON if looked_at >= SWEPT else SWEEP_EVERY)
+            self._sweep = self.host.now + SWEEP_EVERY  # also where the storage fails: it is not asked all the time
+            if self.host.tables.sweep(SWEPT) >= SWEPT:
+                self._sweep = self.host.now + SWEEP_ON
         was_leaving = self.host.leaving
         if self.leaving.go_on():
             self._say_goodbye(leaves=True)
@@ -156,6 +157,7 @@ class Node:
         host = self.host
         self._beat = host.now + host.settings.beat
         self._beats += 1
+        host.tell_workers()
         now_and_then = self._beats % FULL_EVERY == 0
         full = self._news or self._told + REPEATED <= host.now or (now_and_then and self._disagree())
         members, progress = (host.members.all(), host.progress()) if full else ((), {})
@@ -220,7 +222,7 @@ class Node:
             try:
                 self._hear(stream, message)
             except StoreUnavailable as error:
-                self.host.remark(f"the storage of this host cannot be used: {error}")
+                self.host.unusable(error)
                 self.links.shut(stream, "this host can store nothing now")
             except Exception as error:
                 # Whatever a broken or hostile host makes up ends here, with its stream.
@@ -480,7 +482,7 @@ class Node:
         try:
             act()
         except StoreUnavailable as error:
-            host.remark(f"the storage of this host cannot be used: {error}")
+            host.unusable(error)
         out, host.out = host.out, []
         return out
 

@@ -20,6 +20,7 @@ from sojourn.cluster.limits import Bucket, Buckets, Deadlines
 from sojourn.cluster.local import Ask, Asked
 from sojourn.cluster.replica import missing
 from sojourn.cluster.wire import Copies, Fetch, Message, Progress
+from sojourn.errors import StoreUnavailable
 
 MOST_OPEN = 4096
 VOID_A_SECOND, VOID_AT_ONCE = 500.0, 1000.0  # of a host, for sessions that are here, and as many for others
@@ -229,16 +230,21 @@ class Questions:
     def _end(self, question: _Question, known: bool) -> None:
         if question.over:
             return  # a late answer; the same may have been asked anew meanwhile
-        question.over = True
-        del self._open[question.key, question.floor]
+        self._answer(question, known)
         if self.host.tables.replica(question.key) == question.before:
             self.void += 1
             self._bucket(question.key, wide=question.wide).spend(self.host.now)
             self._keys.spend(question.key, self.host.now)
             if known:
                 self._settle((question.key, question.floor))
-        for worker, number in question.askers:
-            self.host.reply(worker, Asked(number, known))
+
+    def _answer(self, question: _Question, known: bool) -> None:
+        """Tell all who ask; the question is over, if it was not."""
+        if not question.over:
+            question.over = True
+            del self._open[question.key, question.floor]
+            for worker, number in question.askers:
+                self.host.reply(worker, Asked(number, known))
 
     def _settle(self, name: tuple[bytes, bytes]) -> None:
         self._settled[name] = self.host.now + SETTLED
@@ -261,7 +267,15 @@ class Questions:
             if not question.wide:
                 self._ask_all(question)
         for question in self._deadlines.expired(self.host.now):
+            self._end_late(question)
+
+    def _end_late(self, question: _Question) -> None:
+        """End a question whose time is over, also where the storage fails: its askers have waited long enough."""
+        try:
             self._end(question, self._is_here(question.key, question.floor))
+        except StoreUnavailable as error:
+            self.host.unusable(error)
+            self._answer(question, False)
 
     def due(self) -> float:
         """Return when the next one is over, or slow."""

@@ -129,7 +129,7 @@ def port_of(name: str) -> int:
 
 
 def is_name(text: str) -> bool:
-    """Tell whether *text*, which another host has sent, can be a ``host:port``: it is logged, dialed and told to all."""
+    """Tell whether *text*, which another host has sent, can be a ``host:port``. It is logged, and told to all."""
     return 0 < len(text) <= LONGEST_NAME and ":" in text and text.isprintable()
 
 
