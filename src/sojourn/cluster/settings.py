@@ -235,7 +235,7 @@ def _acks(name: str, value: str) -> int | None:
 
 
 def _whole(name: str, value: str, least: int, most: int) -> int:
-    if not (value.isascii() and value.isdigit()) or not least <= int(value[:6]) <= most:
+    if not (value.isascii() and value.isdigit() and len(value) <= 6) or not least <= int(value) <= most:
         raise _wrong(f"{name}={value} is no number of hosts", f"use {least} to {most}, or all")
     return int(value)
 
@@ -279,7 +279,8 @@ def _yes(name: str, value: str) -> bool:
 def _size(name: str, value: str) -> int:
     for suffix, factor in (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("", 1)):
         digits = value.removesuffix(suffix)
-        if value.endswith(suffix) and digits.isdecimal() and SMALLEST <= (size := int(digits[:18]) * factor) <= LARGEST:
+        size = int(digits) * factor if value.endswith(suffix) and digits.isdecimal() and len(digits) <= 18 else 0
+        if SMALLEST <= size <= LARGEST:
             return size
     raise _wrong(f"{name}={value} is no size of a file", "write 4MiB to 64TiB: bytes, or with KiB, MiB or GiB")
 

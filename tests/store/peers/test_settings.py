@@ -106,6 +106,8 @@ def test_a_name_that_the_operator_gives_is_taken_as_it_is() -> None:
         (f"{APPS}&acks=1&acks=2", {}, "acks is given twice"),
         (f"{APPS}&acks=-1", {}, "acks=-1 is no number of hosts; use 0 to 16, or all"),
         (f"{APPS}&copies=0", {}, "use 1 to 16, or all"),
+        (f"{APPS}&copies=0000011", {}, "use 1 to 16, or all"),
+        (f"{APPS}&max_size=0000000000041943040", {}, "4MiB to 64TiB"),
         (f"{APPS}&copies=2&acks=2", {}, "use acks=1 at most, or acks=all"),
         (f"{APPS}&alone=wait", {}, "neither accept nor refuse; write one of them"),
         (f"{APPS}&alone=refuse&acks=0", {}, "use acks=1"),
