@@ -257,6 +257,37 @@ def test_a_damaged_session_is_nobodys_and_comes_back_from_another_host(
     audit(host)
 
 
+@pytest.mark.parametrize("left", [0, 5, 13])
+def test_a_session_that_was_cut_short_is_nobodys_and_holds_up_nothing(place: Path, left: int) -> None:
+    host, other = a_host(place), a_host(place.parent / "other")
+    fill(host, 3)
+    ship(host, other)
+    key = a_key(1)
+    host.writing(lambda rows: rows._txn.put(key, rows._txn.get(key, db=rows._env.records)[:left], db=rows._env.records))
+    assert host.load(key) is None
+    assert host.perform("load_many", ((a_key(0), key),)).answer[1] is None
+    assert host.names(bucket_of(key)).keys() == other.names(bucket_of(key)).keys()
+    assert host.names(bucket_of(key)) != other.names(bucket_of(key))
+    host.accept(other.copies([key]))
+    assert host.load(key)
+
+
+def test_what_a_damaged_copy_leaves_in_the_log_holds_up_nobody_who_reads_it(place: Path) -> None:
+    host, other, third = a_host(place), a_host(place.parent / "other"), a_host(place.parent / "third")
+    fill(host, 1)
+    ship(host, other)
+    ship(host, third)
+    key = a_key(0)
+    found = host.load(key)
+    assert found
+    assert host.perform("update", (key, found._replace(version=2), 1)).answer is Written.DONE
+    host.writing(lambda rows: _damage(rows, key))
+    host.accept(other.copies([key]))
+    fill(host, 1, first=1)
+    ship(host, third)
+    assert third.load(a_key(1)), "which stands behind it"
+
+
 @pytest.mark.parametrize("left", [0, 30, 70, 80])
 def test_a_copy_that_cannot_be_merged_is_replaced_by_another_hosts(
     place: Path, caplog: pytest.LogCaptureFixture, left: int

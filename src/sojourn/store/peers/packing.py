@@ -103,8 +103,12 @@ def unpack(key: bytes, data: bytes, cut: int = 0) -> Stored | None:
     try:
         return _unpack(key, data, cut)
     except (struct.error, ValueError, msgspec.MsgspecError) as error:
-        _log.error("session=%s has a damaged copy, which is left in place: %s", handle_of(key), error)
+        _complain(key, error)
         return None
+
+
+def _complain(key: bytes, why: object) -> None:
+    _log.error("session=%s has a damaged copy, which is left in place: %s", handle_of(key), why)
 
 
 def _unpack(key: bytes, data: bytes, cut: int) -> Stored | None:
@@ -150,7 +154,11 @@ def _cells(values: Mapping[str, bytes], stamps: bytes, cut: int) -> dict[str, Ce
 
 def unpack_record(key: bytes, data: bytes) -> Record | None:
     """Return what ``load`` finds in *data*."""
-    _, size, floor = HEAD.unpack_from(data)
+    try:
+        _, size, floor = HEAD.unpack_from(data)
+    except struct.error as error:
+        _complain(key, error)
+        return None
     if not size:
         return None
     start = HEAD.size + floor
@@ -166,7 +174,9 @@ def is_shown(data: bytes) -> bool:
 
 
 def meta_in(data: bytes) -> bytes:
-    """Return the meta in *data*."""
+    """Return the meta in *data*; nothing where it was cut short."""
+    if len(data) < HEAD.size:
+        return b""
     _, size, floor = HEAD.unpack_from(data)
     return data[HEAD.size + floor + size :]
 

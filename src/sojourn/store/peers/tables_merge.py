@@ -60,8 +60,11 @@ def _change(rows: Rows, name: bytes, origin: Origin, cursor: int, time: int, cut
 
 
 def _is_first(time: int, times: Iterable[int], cursor: int) -> bool:
-    """Tell whether *time* is the first of the *times* that a piece behind *cursor* comes to."""
-    return time == min(one for one in times if one > cursor)
+    """Tell whether *time* is the first of the *times* that a piece behind *cursor* comes to.
+
+    It is none of them where it was left over from a copy that could not be read, and was replaced.
+    """
+    return time == min((one for one in times if one > cursor), default=None)
 
 
 def size_of(change: Change) -> int:
