@@ -288,6 +288,6 @@ def test_a_touch_that_another_overtook_leaves_the_end_of_the_log_where_it_was(ma
 
 def test_what_others_have_of_this_host_is_not_written_over(make: Maker) -> None:
     """The disk has lost its last transactions: the stamps of these are known elsewhere."""
-    tables, lost = make(), 1 << 62
+    tables, lost = make(), round(START * 1000) + 3_600_000 << 16
     tables.store(Changes(tables.origin, 0, Progress(lost, lost), ()))
     assert create(tables) == lost + 1

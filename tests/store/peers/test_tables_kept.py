@@ -321,6 +321,16 @@ def test_what_no_host_says_is_refused_and_nothing_of_it_is_stored(make: Maker, c
     audit(tables)
 
 
+def test_nobody_makes_a_host_write_with_stamps_that_others_refuse(make: Maker) -> None:
+    one, other = make(), make()
+    far = STAMP.time + (25 * 3_600_000 << 16)
+    with pytest.raises(ValueError, match="a day ahead"):
+        one.store(Changes(one.origin, 0, Progress(far, far), ()))
+    create(one)
+    ship(one, other)
+    assert other.load(X)
+
+
 def test_the_view_is_kept(make: Maker) -> None:
     tables = make()
     assert tables.view() == View()

@@ -44,18 +44,24 @@ def check(changes: Collection[Change], now_ms: int) -> Checked:
             latest = max(latest, _check_listing(listing))
         elif replica:
             latest = max(latest, _check_replica(replica, complete=change.complete))
-    if milliseconds(latest) > now_ms + AHEAD:
+    _check_ahead(latest, now_ms)
+    return Checked(latest, found)
+
+
+def check_progress(progress: Progress, now_ms: int, *, own: bool) -> None:
+    """Raise ValueError for what is no place in a log, or none that the *own* log can have come to by now."""
+    if not (0 <= min(progress) <= max(progress) < _LARGEST):
+        raise ValueError("a progress that cannot be")
+    if own:  # this host's stamps will be later
+        _check_ahead(max(progress), now_ms)
+
+
+def _check_ahead(time: int, now_ms: int) -> None:
+    if milliseconds(time) > now_ms + AHEAD:
         raise ValueError(
             "a stamp more than a day ahead of this host's clock: set the clocks of both hosts right, and if theirs was "
             "ahead when it wrote, empty its directory: what it had stamped stays ahead"
         )
-    return Checked(latest, found)
-
-
-def check_progress(progress: Progress) -> None:
-    """Raise ValueError for what is no place in a log."""
-    if not (0 <= min(progress) <= max(progress) < _LARGEST):
-        raise ValueError("a progress that cannot be")
 
 
 def _check_listing(listing: Listing) -> int:

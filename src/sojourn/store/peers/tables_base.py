@@ -74,8 +74,9 @@ class BaseTables(ABC):
 
     def store(self, changes: Changes) -> Applied:
         """Store a piece of a log and its progress, 64 changes a transaction; the progress comes with the last."""
-        checked = checking.check(changes.changes, self.now_ms())
-        checking.check_progress(changes.progress)
+        now_ms = self.now_ms()
+        checked = checking.check(changes.changes, now_ms)
+        checking.check_progress(changes.progress, now_ms, own=changes.origin == self.origin)
         storing = tables_merge.Storing(checked, changes.origin, changes.cut, follows=self.follows)
         batches = list(_batches(changes.changes)) or [()]
 
