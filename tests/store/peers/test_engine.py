@@ -215,6 +215,31 @@ def test_the_oldest_of_too_many_silent_streams_makes_room(loop: str, monkeypatch
     run(story, loop=loop)
 
 
+def test_many_who_connect_at_once_do_not_keep_the_loop(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted, turn = list[int](), 0
+    make_room = engines.Engine._make_room
+
+    def noting(engine: engines.Engine) -> None:
+        accepted.append(turn)
+        make_room(engine)
+
+    monkeypatch.setattr(engines.Engine, "_make_room", noting)
+
+    async def story() -> None:
+        nonlocal turn
+        async with running() as one:
+            host, _, port = one.engine.settings.me.rpartition(":")
+            waiting = [socket.create_connection((host, int(port))) for _ in range(50)]
+            while len(accepted) < len(waiting):
+                await asyncio.sleep(0)
+                turn += 1
+            for sock in waiting:
+                sock.close()
+
+    run(story, loop=loop)
+    assert max(map(accepted.count, accepted)) <= 2, "in one turn of the loop"
+
+
 def test_there_are_no_more_streams_than_the_cap(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "MOST_LINKS", 3)
 

@@ -250,6 +250,7 @@ class Engine:
                 continue
             self._make_room()
             self._greeting[self._spawn(self._welcome(connection))] = None
+            await asyncio.sleep(0)  # where many wait, accepting one needs no waiting: all else would have to
 
     def _make_room(self) -> None:
         """Let the oldest go of those that have not said hello: honest hosts need milliseconds for it."""
