@@ -12,7 +12,7 @@ import pytest
 from tests.servers.process import until
 from tests.store.peers.scripted import ScriptedTables, enough
 
-from sojourn.cluster.local import Answer, Await, Status
+from sojourn.cluster.local import Answer, Await, Nudge, Status
 from sojourn.cluster.settings import Settings
 from sojourn.core.ops import Written
 from sojourn.errors import StoreUnavailable
@@ -237,6 +237,18 @@ def test_where_there_is_no_agent_one_write_waits_for_it_and_no_other(worker: Wor
     agent = agents(enough)
     worker.wait_for_answers()
     assert worker.write(99) is Written.DONE
+    assert kinds(agent).count(Await) == 1
+
+
+def test_an_agent_that_lets_go_of_everybody_is_not_asked_without_end(worker: Worker, agents: Any) -> None:
+    agent = agents(lambda request: None)
+    assert worker.write() is Written.DONE
+    assert len(agent.connections) < 150, "one each five milliseconds"
+
+
+def test_an_agent_whose_answers_cannot_be_read_is_asked_once(worker: Worker, agents: Any) -> None:
+    agent = agents(lambda request: [Nudge()])
+    assert worker.write() is Written.DONE
     assert kinds(agent).count(Await) == 1
 
 

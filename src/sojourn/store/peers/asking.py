@@ -17,6 +17,7 @@ GRACE = 0.25  # seconds that an answer may be later than the agent was told: its
 WARN_EVERY = 5.0  # seconds
 NUDGE_EVERY = 0.001  # seconds; the agent looks into the log once more later than that (``engine.AGAIN``)
 PROBE_EVERY = 0.25  # seconds between two attempts to reach an agent that does not answer
+LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting, or that lets go of everybody at once
 LOOK_AGAIN = 1.0  # seconds after which a process that only reads looks whether its agent is still there
 READY_WITHIN = 5.0  # seconds that a server that starts waits for its host to catch up with the others
 UNHEARD = "the agent of this host does not answer, so no other host would have the write (alone=refuse)"

@@ -33,6 +33,7 @@ from sojourn.store.peers import channel
 from sojourn.store.peers.asking import (
     GRACE,
     LOOK_AGAIN,
+    LOOK_EVERY,
     UNHEARD,
     Breaker,
     Complaints,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting
 CHUNK = 65_536  # bytes
 
 
@@ -268,10 +268,12 @@ class _Agent:
                     self._complaints.note(error)
                     self._breaker.fail(absent=False)
                     return None
-                if not (may_repeat(request) or connection.unsent):
+                if isinstance(error, Malformed) or not (may_repeat(request) or connection.unsent):
                     self._complaints.note(error)
                     self.greet()  # an agent that no worker is connected to ends
                     return None
+                if not connection.has_spoken:
+                    time.sleep(LOOK_EVERY)
             except BaseException:
                 connection.close()  # its answer is still to come
                 raise
@@ -340,6 +342,8 @@ class _Connection:
         self._socket, self._answers, self._poll = sock, channel.Answers(), select.poll()
         self.unsent = True
         """Whether nothing of the last request can have reached the agent."""
+        self.has_spoken = False
+        """Whether anything has ever come from it."""
 
     def ask(self, request: Request, due: float) -> Answer:
         """Return the answer to *request*. Raises OSError, TimeoutError among them, and Malformed."""
@@ -350,6 +354,7 @@ class _Connection:
             data = self._socket.recv(CHUNK)
             if not data:
                 raise ConnectionResetError("the agent has ended")
+            self.has_spoken = True
             for answer in self._answers.feed(data):
                 if answer.number == request.number:  # type: ignore[union-attr]  # a Nudge has none, and no answer
                     return answer

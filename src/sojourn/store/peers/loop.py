@@ -32,6 +32,7 @@ from sojourn.store.peers import channel
 from sojourn.store.peers.asking import (
     GRACE,
     LOOK_AGAIN,
+    LOOK_EVERY,
     READY_WITHIN,
     UNHEARD,
     Breaker,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting
 READY_LOOK = 0.05  # seconds between two questions whether this host has caught up
 MOST_UNSENT = 1 << 20  # bytes that an agent has not taken; one that hangs must not fill the worker's memory
 
@@ -233,6 +233,7 @@ class _Agent:
         self._complaints, self._loop, self._nudges = complaints, loop, Nudges()
         self._connection: _Connection | None = None
         self._dialing: asyncio.Task[None] | None = None
+        self._dial_from = 0.0
         self._numbers = count(1)
         self._breaker = Breaker()
         self._probe: asyncio.Future[Any] | None = None
@@ -333,6 +334,8 @@ class _Agent:
     async def _dial(self) -> None:
         """Connect; start an agent where there is none, and look for it as long as a request would wait."""
         due = self._loop.time() + self._patience
+        if (rest := self._dial_from - self._loop.time()) > 0:
+            await asyncio.sleep(rest)
         while True:
             try:
                 sock = channel.connect(self._directory, 0)
@@ -346,6 +349,7 @@ class _Agent:
                     lambda: _Connection(self._loop, self.look_for_it), sock=sock
                 )
                 self._breaker.reset()  # whoever failed is gone
+                self._dial_from = self._loop.time() + LOOK_EVERY
                 return
 
     async def _start(self) -> None:
