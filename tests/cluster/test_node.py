@@ -9,6 +9,7 @@ from tests.cluster.pump import Pump, key_of, record
 
 from sojourn.cluster import local, wire
 from sojourn.cluster.effects import Close, Dial
+from sojourn.cluster.tables import bucket_of
 from sojourn.errors import StoreUnavailable
 
 A, B, C = "a:1", "b:1", "c:1"
@@ -431,6 +432,31 @@ def test_what_is_over_is_swept(pump: Pump) -> None:
 
 def full(*_: object, **__: object) -> None:
     raise StoreUnavailable("the disk is full")
+
+
+def test_a_host_that_lacks_much_is_not_sent_all_of_it_at_once(pump: Pump) -> None:
+    """Sessions may be large, and what waits for a host has a bound: beyond it the stream is given up."""
+    one, other = pump.machines[A], pump.machines[B]
+    keys = [key_of(f"s{number}") for number in range(300)]
+    for key in keys:
+        one.tables.perform("create", (key, record(a="1")))
+    pump.do(one, one.node.written(pump.now))
+    assert pump.run(5, lambda: other.tables.replica(keys[-1]) is not None)
+    pump.run(1)
+    for key in keys:
+        other.tables.drop({key: other.tables.names(bucket_of(key))[key]})
+        one.tables.perform("update", (key, record(a="2")._replace(version=2), 1))
+    start, most = len(pump.log), 0
+    pump.do(one, one.node.written(pump.now))
+    assert pump.run(5, lambda: all(other.tables.replica(key) for key in keys))
+    pump.run(0.1)
+    waiting = 0
+    for by, to, message in pump.log[start:]:
+        if (by, to) == (A, B):
+            waiting += len(message.changes) if isinstance(message, wire.Copies) else 0
+        elif (by, to) == (B, A) and isinstance(message, wire.Stored):
+            most, waiting = max(most, waiting), 0
+    assert 0 < most <= 64
 
 
 def test_no_input_raises_where_the_storage_fails(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:

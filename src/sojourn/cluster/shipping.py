@@ -19,6 +19,7 @@ from sojourn.cluster.replica import since
 from sojourn.cluster.wire import Change, Changes, Copies, Progress, Stored
 
 ROUND = 512  # changes in one piece
+WHOLE = 64  # sessions that are sent whole, at once: of the largest these are 16 MiB, a quarter of what may wait
 ABREAST = 2  # pieces on their way to a host that begins with nothing
 SKIMMED = 8  # pieces in a row that may hold nothing for a host, before others have their turn
 NOTE_EVERY = 1.0  # seconds between two notes about entries that a host does not hold
@@ -212,10 +213,12 @@ class Shipping:
         flow.at_end = True  # nothing more abreast until there is an answer to all
 
     def _complete(self, flow: Flow, sent: Changes, wanted: tuple[bytes, ...]) -> None:
-        """Send whole what the other has nothing of, then once more how far it is with that."""
-        for part in parcels(self.host.tables.copies(wanted[:ROUND])):
+        """Send whole what the other has nothing of, then once more how far it is with that, and what is left of it."""
+        for part in parcels(self.host.tables.copies(wanted[:WHOLE])):
             self.host.send(flow.link, Copies(0, part))
-        self._send(flow, Changes(sent.origin, sent.cut, sent.progress, (), sent.after))
+        left = frozenset(wanted[WHOLE:])
+        again = tuple(change for change in sent.changes if change.name in left)
+        self._send(flow, Changes(sent.origin, sent.cut, sent.progress, again, sent.after))
 
 
 def _least(one: Progress, other: Progress) -> Progress:
