@@ -15,7 +15,7 @@ from sojourn.cluster.host import Host, Link, parcels
 from sojourn.cluster.tables import BUCKETS
 from sojourn.cluster.wire import Copies, Lacks, Message, Offer
 
-AT_ONCE = 256  # names in one offer
+AT_ONCE = 128  # names in one offer: all of the largest sessions are 32 MiB, half of what may wait for a host
 LOOKED_AT = 4096  # names, about, before others have their turn
 AT_REST = 1024  # the same a second, where there is no hurry
 BUCKET_COSTS = 16  # to look into one, in names
