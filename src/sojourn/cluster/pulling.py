@@ -74,10 +74,6 @@ class Pulling:
         self._open[origin] = _Pulled(link.number, cursor, level, self.host.now)
         self.host.send(link, Pull(origin, cursor, 0))
 
-    def busy(self) -> bool:
-        """Tell whether a log is being fetched."""
-        return bool(self._open)
-
     def changes(self, link: Link, message: Changes) -> tuple[bytes, ...]:
         """Store a piece that was asked for, and ask for the next; return the names that came."""
         pulled = self._open.get(message.origin)

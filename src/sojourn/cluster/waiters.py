@@ -110,10 +110,6 @@ class Waiters(Generic[T]):
         if waiter := self._open.get(who):
             self._end(waiter)
 
-    def waiting(self) -> list[T]:
-        """Return who waits."""
-        return list(self._open)
-
     def _end(self, waiter: _Waiter[T]) -> Verdict[T]:
         waiter.over = True
         del self._open[waiter.who]
