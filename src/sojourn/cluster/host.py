@@ -13,7 +13,7 @@ from sojourn.cluster.limits import Bucket
 from sojourn.cluster.member import Members
 from sojourn.cluster.settings import Settings, host_of
 from sojourn.cluster.tables import Clash, Holds, Tables, View
-from sojourn.cluster.wire import Change, Member, Message, Progress
+from sojourn.cluster.wire import Change, Member, Message, Progress, weight
 from sojourn.core.ids import handle_of
 from sojourn.errors import StoreUnavailable
 
@@ -295,9 +295,3 @@ def parcels(changes: Iterable[Change]) -> list[tuple[Change, ...]]:
             size = weight(change)
         parts[-1].append(change)
     return [tuple(part) for part in parts]
-
-
-def weight(change: Change) -> int:
-    """Return about how many bytes a change takes in a message."""
-    cells = change.replica.cells.items() if change.replica else ()
-    return 256 + len(change.packed or b"") + sum(len(key) + len(cell.data or b"") + 24 for key, cell in cells)

@@ -96,6 +96,12 @@ class Change(NamedTuple):
     """Instead of *replica*: a session that lives, complete, as it lies in storage (``store.peers.packing``)."""
 
 
+def weight(change: Change) -> int:
+    """Return about how many bytes *change* takes in a message."""
+    cells = change.replica.cells.items() if change.replica else ()
+    return 256 + len(change.packed or b"") + sum(len(key) + len(cell.data or b"") + 32 for key, cell in cells)
+
+
 class Changes(_Message):
     """A piece of a log, in its order."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.replica import Replica, conflicts, merge, positions, received, since, to_end
 from sojourn.cluster.tables import Clash, Holds
-from sojourn.cluster.wire import Change, Changes, Listing, Progress
+from sojourn.cluster.wire import Change, Changes, Listing, Progress, weight
 from sojourn.store.peers.checking import Checked
 from sojourn.store.peers.packing import Stored, places_of
 from sojourn.store.peers.tables_rows import Rows
@@ -15,7 +15,6 @@ from sojourn.store.peers.tables_verbs import end_all
 from sojourn.store.peers.wholes import Whole
 
 MOST = 1 << 20  # bytes of a piece, about
-_FIXED = 128  # bytes of a change besides its values, about
 _PASSED = 16  # names that one piece passes for each that it may hold: a reader may hold few of them
 
 
@@ -37,7 +36,7 @@ def piece(rows: Rows, origin: Origin, cursor: int, cut: int, limit: int, holds: 
         at = time
         if (holds is None or holds(name)) and (change := _change(rows, name, origin, cursor, time, cut)):
             changes.append(change)
-            size += size_of(change)
+            size += weight(change)
     end = rows.end() if origin == rows.origin else max(rows.last(origin), rows.progress(origin).level)
     end = max(end, cut)
     return Changes(origin, cut, Progress(end, end), tuple(changes), cursor)
@@ -65,14 +64,6 @@ def _is_first(time: int, times: Iterable[int], cursor: int) -> bool:
     It is none of them where it was left over from a copy that could not be read, and was replaced.
     """
     return time == min((one for one in times if one > cursor), default=None)
-
-
-def size_of(change: Change) -> int:
-    """Return about how many bytes *change* takes on its way."""
-    cells = change.replica.cells if change.replica else {}
-    return (
-        _FIXED + len(change.packed or b"") + sum(len(key) + len(cell.data or b"") + 32 for key, cell in cells.items())
-    )
 
 
 def copies(rows: Rows, names: Sequence[bytes]) -> list[Change]:
