@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from threading import Lock
 from typing import TypeGuard
 
-from sojourn.cluster.local import Answer, Forward, Request, Status, View
+from sojourn.cluster.local import Answer, Await, Forward, Request, Status, View
 from sojourn.cluster.settings import Settings
 from sojourn.core.record import Record
 from sojourn.store.peers.start import why_not
@@ -119,6 +120,33 @@ class Complaints:
             self._no_write_until = now + WARN_EVERY
             missed, self._missed = self._missed, 0
             _log.warning("writes on this host alone, as far as it knows: %d; its agent does not answer", missed)
+
+
+class Asker(ABC):
+    """What one process, or one event loop, knows of its agent: whether it is worth a wait."""
+
+    def __init__(self, settings: Settings, complaints: Complaints) -> None:
+        self._directory, self._url = Path(settings.path), settings.url
+        self._patience = settings.wait + GRACE
+        self._complaints, self._nudges, self._breaker = complaints, Nudges(), Breaker()
+
+    def answers(self) -> bool:
+        """Tell whether the agent is worth a wait: False where it has not answered, and not yet answered the probe."""
+        breaker = self._breaker
+        if breaker.is_open or breaker.unconfirmed:
+            self.attend()
+        return not breaker.is_open
+
+    @abstractmethod
+    def attend(self) -> None:
+        """Send a probe that is due, or hear what came of the last one. Waits for nobody."""
+
+    def _missed(self, request: Request) -> None:
+        """Note that *request* got no answer."""
+        if isinstance(request, Await):
+            self._breaker.missed()
+            self._complaints.missed()
+        self.answers()  # the probe is sent now: its answer may be here before the next request is
 
 
 def may_repeat(request: Request) -> bool:

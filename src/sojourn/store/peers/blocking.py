@@ -15,13 +15,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 from sojourn.cluster import worker
-from sojourn.cluster.local import Answer, Await, Nudge, Request
+from sojourn.cluster.local import Answer, Nudge, Request
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import Malformed
 from sojourn.cluster.worker import Talk
@@ -31,13 +30,12 @@ from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
 from sojourn.store.peers.asking import (
-    GRACE,
     LOOK_AGAIN,
     LOOK_EVERY,
     UNHEARD,
+    Asker,
     Breaker,
     Complaints,
-    Nudges,
     may_repeat,
     suffices,
 )
@@ -164,13 +162,11 @@ class PeersStore:
 # -- the agent -----------------------------------------------------------------------------------------------
 
 
-class _Agent:
+class _Agent(Asker):
     """This process's connections to the agent. Where none runs it is started."""
 
     def __init__(self, settings: Settings) -> None:
-        self._directory, self._url = Path(settings.path), settings.url
-        self._patience = settings.wait + GRACE
-        self._complaints, self._nudges = Complaints(settings), Nudges()
+        super().__init__(settings, Complaints(settings))
         self._idle: list[_Connection] = []
         self._numbers = count(1)
         self._look_due = 0.0
@@ -199,14 +195,7 @@ class _Agent:
                 return
             connection.close()
 
-    def answers(self) -> bool:
-        """Tell whether the agent is worth a wait: False where it has not answered, and not yet answered the probe."""
-        breaker = self._breaker
-        if breaker.is_open or breaker.unconfirmed:
-            self._attend()
-        return not breaker.is_open
-
-    def _attend(self) -> None:
+    def attend(self) -> None:
         """Look whether the probe was answered, or send one that is due. Waits for nobody."""
         if not self._probing.acquire(blocking=False):
             return  # another thread does that just now
@@ -249,12 +238,6 @@ class _Agent:
         if answer is None:
             self._missed(request)
         return answer
-
-    def _missed(self, request: Request) -> None:
-        if isinstance(request, Await):
-            self._breaker.missed()
-            self._complaints.missed()
-        self.answers()  # the probe is sent now: its answer may be here before the next request is
 
     def _answer(self, request: Request) -> Answer | None:
         request.number = next(self._numbers)  # type: ignore[union-attr]  # a Nudge has none

@@ -15,12 +15,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from sojourn.cluster import worker
-from sojourn.cluster.local import Answer, Await, Nudge, Request, Status
+from sojourn.cluster.local import Answer, Nudge, Request, Status
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import Malformed
 from sojourn.cluster.worker import Talk
@@ -30,14 +29,12 @@ from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
 from sojourn.store.peers.asking import (
-    GRACE,
     LOOK_AGAIN,
     LOOK_EVERY,
     READY_WITHIN,
     UNHEARD,
-    Breaker,
+    Asker,
     Complaints,
-    Nudges,
     is_ready,
     may_repeat,
     suffices,
@@ -224,18 +221,16 @@ class AsyncPeersStore:
 # -- the agent -----------------------------------------------------------------------------------------------
 
 
-class _Agent:
+class _Agent(Asker):
     """The agent as one event loop knows it: the connection to it, or the attempt to get one."""
 
     def __init__(self, settings: Settings, complaints: Complaints, loop: asyncio.AbstractEventLoop) -> None:
-        self._directory, self._url = Path(settings.path), settings.url
-        self._patience = settings.wait + GRACE
-        self._complaints, self._loop, self._nudges = complaints, loop, Nudges()
+        super().__init__(settings, complaints)
+        self._loop = loop
         self._connection: _Connection | None = None
         self._dialing: asyncio.Task[None] | None = None
         self._dial_from = 0.0
         self._numbers = count(1)
-        self._breaker = Breaker()
         self._probe: asyncio.Future[Any] | None = None
         """The answer to come to the probe."""
 
@@ -248,12 +243,6 @@ class _Agent:
         if answer is None:
             self._missed(request)
         return answer
-
-    def _missed(self, request: Request) -> None:
-        if isinstance(request, Await):
-            self._breaker.missed()
-            self._complaints.missed()
-        self.answers()  # the probe is sent now: its answer may be here before the next request is
 
     async def _answer_in_time(self, request: Request) -> Answer | None:
         number = next(self._numbers)
@@ -285,13 +274,6 @@ class _Agent:
             connection.tell(Nudge())
 
     # -- whether it is there
-
-    def answers(self) -> bool:
-        """Tell whether the agent is worth a wait: False where it has not answered, and not yet answered the probe."""
-        breaker = self._breaker
-        if breaker.is_open or breaker.unconfirmed:
-            self.attend()
-        return not breaker.is_open
 
     def attend(self) -> None:
         """See to it that there is a connection, and send a probe that is due. Waits for nobody."""
