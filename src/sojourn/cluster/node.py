@@ -3,8 +3,9 @@
 Read ``wire`` first. This file says who hears of what, and what is due when; each part has its own file: ``member``
 (who is there), ``greeting`` (who is let in), ``links`` (from hello to the end), ``shipping`` (the own log to the
 others), ``serving`` (their logs, and what they ask), ``waiting`` and ``waiters`` (who waits for acknowledgements),
-``questions`` (what is missing here), ``forwarding`` (what belongs elsewhere), ``pulling``, ``comparing`` and
-``handover`` (what must not depend on any one host).
+``questions`` (what is missing here), ``forwarding`` (what belongs elsewhere), ``pulling``, ``comparing`` with
+``digests``, and ``handover`` (what must not depend on any one host), ``catching_up`` (when a new host is ready),
+``leaving`` (when one may go) and ``status`` (what operators are shown).
 """
 
 from __future__ import annotations

@@ -3,6 +3,13 @@
 Round trips: none for what is read here. A write takes one, to the agent of this host, which answers when ``acks`` other
 hosts have it; a session that is not on this host takes one to a host that keeps it, by way of the agent.
 ``cluster.worker`` says which verb does what.
+
+In this package a worker has ``blocking`` or ``loop`` with what both know in ``asking``, the socket to its agent in
+``channel``, and ``start``, which starts one. The agent is ``agent``, its sockets are ``engine`` and ``streams``, and
+what it decides is ``cluster.node``. Both have the storage: ``tables`` (LMDB) over ``tables_base``, with one transaction
+in ``tables_rows``, what stores are asked for in ``tables_verbs`` and what other hosts send in ``tables_merge``, after
+``checking``. How a session lies there says ``packing``; ``patching`` and ``wholes`` are shorter ways. ``operators`` and
+``examination`` are for the command line.
 """
 
 from __future__ import annotations
