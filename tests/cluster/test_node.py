@@ -459,6 +459,18 @@ def test_a_host_that_lacks_much_is_not_sent_all_of_it_at_once(pump: Pump) -> Non
     assert 0 < most <= 64
 
 
+def test_no_host_says_that_it_has_less_than_nothing_of_a_log(pump: Pump) -> None:
+    one = pump.machines[A]
+    out = one.node.host.peers[B].out
+    assert out
+    one.tables.perform("create", (key_of("s"), record(a="1")))
+    one.node.written(pump.now)
+    one.node.blocked(out.number, pump.now)
+    one.node.received(out.number, wire.Stored(one.tables.origin, wire.Progress(-5, -5)), pump.now)
+    flow = one.node.shipping.flows[B]
+    assert min(*flow.stored, *flow.read) >= 0, "else a look into the log raises, in each tick from then on"
+
+
 def test_no_input_raises_where_the_storage_fails(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = pump.machines[A]
     for verb in ("log", "store", "accept", "progress", "replica", "sweep", "digests", "keep_view"):

@@ -84,7 +84,7 @@ class Shipping:
     def greeted(self, peer: Peer, link: Link, progress: Progress) -> None:
         """Go on from where the other says it is, and never from behind the end, where a later write would be missed."""
         end = self.end()
-        start = Progress(min(progress.cursor, end), min(progress.level, end))
+        start = _least(progress, Progress(end, end))
         self.flows[peer.name] = flow = Flow(link, start, start)
         self._ship({peer.name: flow})
 
@@ -222,7 +222,8 @@ class Shipping:
 
 
 def _least(one: Progress, other: Progress) -> Progress:
-    return Progress(min(one.cursor, other.cursor), min(one.level, other.level))
+    """Return what both have, and no less than nothing: one of them is what another host says."""
+    return Progress(max(min(one.cursor, other.cursor), 0), max(min(one.level, other.level), 0))
 
 
 def _cut_off(change: Change, cut: int) -> Change:
