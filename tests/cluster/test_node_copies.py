@@ -9,7 +9,7 @@ from tests.cluster.pump import Pump, key_of, record
 
 from sojourn.cluster import local, ring, wire, worker
 from sojourn.cluster.replica import floor_of
-from sojourn.cluster.tables import BUCKETS
+from sojourn.cluster.tables import BUCKETS, View
 from sojourn.core.ops import Written
 from sojourn.errors import StoreUnavailable
 
@@ -326,18 +326,22 @@ def test_who_is_about_to_leave_need_not_have_a_write() -> None:
     assert not leaver.ended
 
 
+def talk_of(pump: Pump, name: str, talk: worker.Talk[Any]) -> Any:
+    """Return what a worker's talk comes to, that asks its agent once."""
+    try:
+        talk.send(pump.ask(name, next(talk)))
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it asks once")
+
+
 def floor(pump: Pump, name: str, text: str) -> bytes | None:
     """Have a worker of a host say what a browser has seen by now; None: it cannot."""
     machine = pump.machines[name]
-    talk = worker.floor(machine.tables, machine.node.host.settings, key_of(text))
     try:
-        answer = pump.ask(name, next(talk))
-        talk.send(answer)
-    except StopIteration as end:
-        return bytes(end.value)
+        return bytes(talk_of(pump, name, worker.floor(machine.tables, machine.node.host.settings, key_of(text))))
     except StoreUnavailable:
         return None
-    raise AssertionError("it asks once")
 
 
 def test_what_a_browser_has_seen_says_the_host_that_has_written_and_no_other(pump: Pump) -> None:
@@ -356,6 +360,31 @@ def test_what_a_browser_has_seen_says_the_host_that_has_written_and_no_other(pum
     pump.kill(writer)
     pump.run(0.01)
     assert floor(pump, here, "s") is None  # the other one has not got the write, and would say less
+
+
+def test_who_comes_to_keep_a_session_meanwhile_says_what_was_written_for_it_and_not_what_it_has(pump: Pump) -> None:
+    """The host that has written is about to leave; the copy that came from the other one is from before the write."""
+    create(pump, "s")
+    pump.run(1)
+    writer, other = owners(pump, "s")
+    here = ring.owners(key_of("s"), [name for name in HOSTS if name != writer], 2)[1]
+    machine, key = pump.machines[here], key_of("s")
+    before = pump.machines[other].tables.copies((key,))
+    rules = machine.node.host.settings
+    assert talk_of(pump, here, worker.load(machine.tables, rules, key))
+    changed = record(n="2")._replace(version=2)
+    assert talk_of(pump, here, worker.update(machine.tables, rules, key, changed, 1)) is Written.DONE
+    newest = pump.machines[writer].tables.replica(key)
+    assert newest
+    machine.tables.accept(before)
+    members = machine.tables.view().members
+    placed = [one._replace(state="left") if one.name == writer else one for one in members]
+    machine.tables.keep_view(View(tuple(placed), ready=True))
+    assert worker.places(machine.tables, rules, key)
+    assert floor(pump, here, "s") == floor_of(newest)
+    machine.tables.accept(pump.machines[writer].tables.copies((key,)))
+    assert floor(pump, here, "s") == floor_of(newest)
+    assert worker.shows_own_writes(machine.tables, rules, key)  # from now on without a question
 
 
 def test_a_copy_that_is_missing_although_everything_was_shipped_is_found_and_brought() -> None:

@@ -46,6 +46,21 @@ def test_a_host_that_goes_ends_the_waits_that_needed_it_and_no_others(waiters: W
     assert waiters.reached("b", 10) == [Verdict("one", 1, True)]
 
 
+def test_a_host_that_one_wait_has_given_up_does_not_count_for_it_however_far_it_comes(waiters: Waiters[str]) -> None:
+    waiters.add("w", 10, 1, 0, ["a", "b"], 99.0)
+    waiters.add("other", 10, 1, 0, ["a"], 99.0)
+    assert waiters.only("w", lambda host: host != "a") is None
+    assert waiters.reached("a", 10) == [Verdict("other", 1, True)]
+    assert waiters.reached("b", 10) == [Verdict("w", 1, True)]
+
+
+def test_a_wait_that_has_given_up_too_many_hosts_is_over(waiters: Waiters[str]) -> None:
+    waiters.add("w", 10, 2, 1, ["a", "b"], 99.0)
+    assert waiters.only("w", lambda host: host == "b") is None
+    assert waiters.only("w", lambda host: host == "a") == Verdict("w", 1, False)
+    assert len(waiters) == 0
+
+
 def test_the_time_of_a_wait_runs_out(waiters: Waiters[str]) -> None:
     waiters.add("late", 10, 1, 0, ["a"], 5.0)
     waiters.add("later", 11, 1, 0, ["a"], 6.0)

@@ -1,8 +1,9 @@
-"""Limits: how often something may happen, as a bucket of tokens that fills slowly; and until when."""
+"""Limits: how often something may happen, as a bucket of tokens that fills slowly; until when; and how many at most."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
@@ -52,6 +53,29 @@ class Buckets(Generic[K]):
         """Tell whether *key* has no token left."""
         bucket = self._buckets.get(key)
         return bucket is not None and bucket.empty(now)
+
+
+class Recent(Generic[K]):
+    """The *most* things that were noted last. Threads may share it: each step of it is one of the interpreter's own."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._things: dict[K, None] = {}
+
+    def __contains__(self, thing: K) -> bool:
+        return thing in self._things
+
+    def note(self, thing: K) -> None:
+        """Remember *thing*, longer than what was noted before."""
+        self._things.pop(thing, None)
+        self._things[thing] = None
+        while len(self._things) > self._most:
+            with suppress(RuntimeError, StopIteration):  # another thread was faster
+                self._things.pop(next(iter(self._things)), None)
+
+    def forget(self, thing: K) -> None:
+        """Forget *thing*, if it is remembered."""
+        self._things.pop(thing, None)
 
 
 class _CanBeOver(Protocol):

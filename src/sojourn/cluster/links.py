@@ -143,6 +143,7 @@ class Links:
         self._host.links.pop(old.number, None)
         if old.dialed:
             self._node.shipping.broken(peer.name)
+            self._node.waiting.reconsider()
             self._node.comparing.broken(peer.name)
             self._node.pulling.broken(old)
             peer.out = None

@@ -110,3 +110,14 @@ class View(_Message):
 
 Request = Nudge | Await | Ask | Forward | Status | Forget | Leave
 Answer = Settled | Asked | Forwarded | View
+
+
+def failed(request: Await | Ask | Forward, why: str) -> Answer:
+    """Return the answer to a *request* that could not be worked up."""
+    match request:
+        case Await():
+            return Settled(request.number, 0, False)
+        case Ask():
+            return Asked(request.number, False)
+        case Forward():
+            return Forwarded(request.number, None, why)

@@ -303,11 +303,7 @@ class Node:
         """Somebody acknowledges or answers, on a stream that this host has opened."""
         match message:
             case wire.Stored():
-                if self.shipping.stored(peer.name, message):
-                    self.waiting.reached(peer.name)
-                self.shipping.ship(peer.name)
-                if peer.name in self._busy:
-                    self._ship()
+                self._stored(peer.name, message)
             case wire.Changes():
                 self.questions.arrived(self.pulling.changes(link, message))
             case wire.Copies() | wire.Took() | wire.Lacks() | wire.Did():
@@ -318,6 +314,16 @@ class Node:
                 self.comparing.digests(peer, message)
             case _:
                 raise Unfit("no answer")
+
+    def _stored(self, name: str, message: wire.Stored) -> None:
+        read = self.shipping.read(name)
+        if self.shipping.stored(name, message):
+            self.waiting.reached(name)
+        if self.shipping.read(name) < read:
+            self.waiting.reconsider()  # what was on its way is read once more
+        self.shipping.ship(name)
+        if name in self._busy:
+            self._ship()
 
     def _pinged(self, peer: Peer, ping: wire.Ping) -> None:
         if not ping.members:
@@ -351,6 +357,8 @@ class Node:
             if name != host.me and before.get(name) != state:
                 self._changed_to(name, state)
         if moved:
+            self.shipping.moved()
+            self.waiting.reconsider()
             self.comparing.urgently()
             self.handover.urgently()
 
@@ -422,7 +430,7 @@ class Node:
             self._answer(worker, request, deadline)
         except StoreUnavailable as error:
             self.host.report("error", str(error))
-            self.host.reply(worker, _failed(request, str(error)))
+            self.host.reply(worker, local.failed(request, str(error)))
 
     def _answer(self, worker: int, request: local.Await | local.Ask | local.Forward, deadline: float) -> None:
         match request:
@@ -486,13 +494,3 @@ class Node:
             host.unusable(error)
         out, host.out = host.out, []
         return out
-
-
-def _failed(request: local.Await | local.Ask | local.Forward, why: str) -> local.Answer:
-    match request:
-        case local.Await():
-            return local.Settled(request.number, 0, False)
-        case local.Ask():
-            return local.Asked(request.number, False)
-        case local.Forward():
-            return local.Forwarded(request.number, None, why)

@@ -36,6 +36,8 @@ class Flow:
     """How far the log was read for it; ahead of *stored* by entries that it does not hold."""
     epoch: int = -1
     """For which spread of sessions over the hosts everything was compared with it."""
+    before: int = 0
+    """Up to where the log was read for it when they were last spread anew: what it was not to hold was left out."""
     sent: deque[Changes] = field(default_factory=deque)
     """What is on its way, in the order in which it is answered."""
     sent_at: float = 0.0
@@ -85,7 +87,7 @@ class Shipping:
         """Go on from where the other says it is, and never from behind the end, where a later write would be missed."""
         end = self.end()
         start = _least(progress, Progress(end, end))
-        self.flows[peer.name] = flow = Flow(link, start, start)
+        self.flows[peer.name] = flow = Flow(link, start, start, before=max(start))
         self._ship({peer.name: flow})
 
     def broken(self, name: str) -> None:
@@ -99,6 +101,26 @@ class Shipping:
     def level(self, name: str) -> int:
         """Return up to where a host has everything that was written here."""
         return self.flows[name].stored.level if name in self.flows else 0
+
+    def read(self, name: str) -> int:
+        """Return up to where the log was read for a host: what it should hold of that is there, or on its way."""
+        return max(self.flows[name].read) if name in self.flows else 0
+
+    def moved(self) -> None:
+        """Sessions are spread over other hosts than before."""
+        for name, flow in self.flows.items():
+            flow.before = self.read(name)
+
+    def may_lack(self, name: str, time: int) -> bool:
+        """Tell whether a host may lack what was written at *time*, however high its level is.
+
+        It was to hold other sessions when that was read for it, and not everything was compared with it since.
+        """
+        flow = self.flows.get(name)
+        return flow is not None and time <= flow.before and not self._is_compared(flow)
+
+    def _is_compared(self, flow: Flow) -> bool:
+        return self.host.settings.copies is None or flow.epoch == self.host.epoch
 
     def is_waited_for(self, name: str) -> bool:
         """Tell whether a host may be expected to store what is sent: it is there, and has not let a piece lie."""
@@ -144,7 +166,7 @@ class Shipping:
 
     def _cut(self, flow: Flow) -> int:
         """Return up to where a host has all of this host's writes that it should have; deltas begin there."""
-        return flow.stored.level if self.host.settings.copies is None or flow.epoch == self.host.epoch else 0
+        return flow.stored.level if self._is_compared(flow) else 0
 
     def _next(self, cursor: int, flows: Mapping[str, Flow]) -> dict[str, Flow]:
         """Read a piece for hosts that all stand at *cursor*, and send it; return those that may want another."""

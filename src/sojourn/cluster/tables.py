@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from sojourn.cluster.clock import Origin
+from sojourn.cluster.limits import Recent
 from sojourn.cluster.replica import Replica
 from sojourn.cluster.wire import Change, Changes, Member, Progress
 
 Holds = Callable[[bytes], bool]
 """Says of a name whether a certain host holds a copy of it."""
+
+AWAY = 1024  # sessions at most of which a process remembers that others wrote to them for it
 
 BUCKETS = 1024
 """Into which all names are parted, by their first bits, so that storage reads one of them in its own order."""
@@ -66,6 +69,9 @@ class Tables(Protocol):
 
     follows: bool
     """Whether who ships a log here has always shipped all of it: False where sessions move (``replica.received``)."""
+
+    away: Recent[bytes]
+    """Sessions that this process had other hosts write to a moment ago, which their copies here may not show yet."""
 
     @property
     def origin(self) -> Origin:

@@ -7,7 +7,7 @@ answer now; where that leaves too few, the wait ends at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Generic, NamedTuple, TypeVar
@@ -83,6 +83,8 @@ class Waiters(Generic[T]):
     def _reached(self, heap: list[tuple[int, int, _Waiter[T]]], host: str, level: int) -> Iterator[Verdict[T]]:
         while heap and heap[0][0] <= level:
             waiter = heappop(heap)[2]
+            if host not in waiter.awaited:
+                continue
             waiter.awaited.discard(host)
             waiter.have += 1
             if not waiter.over and waiter.have >= waiter.needed:
@@ -96,6 +98,12 @@ class Waiters(Generic[T]):
             if not waiter.over and waiter.have + len(waiter.awaited) < waiter.needed:
                 ended.append(self._end(waiter))
         return ended
+
+    def only(self, who: T, may: Callable[[str], bool]) -> Verdict[T] | None:
+        """Have one wait go on for no other hosts than those of which *may* is true; return how it ended, if it has."""
+        waiter = self._open[who]
+        waiter.awaited = {host for host in waiter.awaited if may(host)}
+        return self._end(waiter) if waiter.have + len(waiter.awaited) < waiter.needed else None
 
     def expired(self, now: float) -> list[Verdict[T]]:
         """End the waits whose time is over."""

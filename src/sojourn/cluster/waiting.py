@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from sojourn.cluster.host import Host
 from sojourn.cluster.local import Await, Settled
@@ -18,6 +19,12 @@ FOR_ANOTHER = 0.8  # of the wait: whoever forwarded the write must hear of it be
 _ELSEWHERE = -1
 
 
+class _Wait(NamedTuple):
+    name: bytes
+    time: int
+    tell: Callable[[Verdict[Who]], None]
+
+
 class Waiting:
     """The waits of one host."""
 
@@ -25,7 +32,7 @@ class Waiting:
         self.host, self._shipping = host, shipping
         self.under_replicated = 0
         self._waiters: Waiters[Who] = Waiters()
-        self._told: dict[Who, Callable[[Verdict[Who]], None]] = {}
+        self._told: dict[Who, _Wait] = {}
         self._numbers = 0
         self._reported_at = -REPORT_EVERY
         self._reported = 0
@@ -53,14 +60,15 @@ class Waiting:
 
     def _add(self, who: Who, name: bytes, time: int, deadline: float, tell: Callable[[Verdict[Who]], None]) -> None:
         others = self.host.others_of(name)
-        there = [other for other in others if self._shipping.level(other) >= time]
-        awaited = [other for other in others if other not in there and self._shipping.is_waited_for(other)]
+        sure = [other for other in others if not self._shipping.may_lack(other, time)]
+        there = [other for other in sure if self._shipping.level(other) >= time]
+        awaited = [other for other in sure if other not in there and self._shipping.is_waited_for(other)]
         verdict = self._waiters.add(who, time, self._needed(others), len(there), awaited, deadline)
         if verdict:
             self.count(not verdict.enough)
             tell(verdict)
         else:
-            self._told[who] = tell
+            self._told[who] = _Wait(name, time, tell)
 
     def _needed(self, others: Collection[str]) -> int:
         """Return how many other hosts must have a write: never more than are to hold it, were all of them there."""
@@ -80,6 +88,19 @@ class Waiting:
     def reached(self, name: str) -> None:
         """A host has more than before."""
         self._end(self._waiters.reached(name, self._shipping.level(name)))
+
+    def reconsider(self) -> None:
+        """Give up on hosts that will not be sent what is waited for.
+
+        A host's level passes what it is not to hold any more: it would seem to have a write that it was never sent.
+        """
+        if self.host.settings.copies is not None:
+            ended = [self._waiters.only(who, partial(self._is_sent, wait)) for who, wait in self._told.items()]
+            self._end([verdict for verdict in ended if verdict])
+
+    def _is_sent(self, wait: _Wait, name: str) -> bool:
+        """Tell whether a host that was to hold a write is sent it: it is on its way by now, or the host still is."""
+        return self._shipping.read(name) >= wait.time or name in self.host.owners(wait.name)
 
     def lost(self, name: str) -> None:
         """A host cannot be waited for any more."""
@@ -102,7 +123,7 @@ class Waiting:
     def _end(self, verdicts: list[Verdict[Who]]) -> None:
         for verdict in verdicts:
             self.count(not verdict.enough)
-            self._told.pop(verdict.who)(verdict)
+            self._told.pop(verdict.who).tell(verdict)
 
     def count(self, writes: int) -> None:
         """Count so many writes as being on too few hosts, as far as is known."""

@@ -46,6 +46,14 @@ def places(tables: Tables, settings: Settings, key: bytes) -> bool:
     return settings.copies is None or settings.me in _owners(tables.view(), settings, key)
 
 
+def shows_own_writes(tables: Tables, settings: Settings, key: bytes) -> bool:
+    """Tell whether the copy here contains what this process has written: this host keeps it, and did so all the time.
+
+    It may have come to keep it a moment ago, when another one that is about to leave had just written for it.
+    """
+    return key not in tables.away and places(tables, settings, key)
+
+
 def _owners(view: View, settings: Settings, key: bytes) -> tuple[str, ...]:
     return ring.owners(key, _names(view, settings), settings.copies)
 
@@ -90,19 +98,23 @@ def floor(tables: Tables, settings: Settings, key: bytes) -> Talk[bytes]:
     Where it is kept elsewhere, that is what the host has that has shown it or has written to it, and what was fetched.
     """
     replica = tables.replica(key)
-    if places(tables, settings, key):
+    if shows_own_writes(tables, settings, key):
         return floor_of(replica) if replica else b""
+    tables.away.forget(key)  # also where nobody answers: then no later question will be answered either
     record = yield from _forward(settings, key, "load", (key,), Record | None, shown=True)
     there = _with_marks(record)
     if there and replica and not replica.has_ended:
         there = merge(there, Replica(seen=replica.seen))
-    return floor_of(there) if there else b""
+    seen = floor_of(there) if there else b""
+    if missing(seen, replica):
+        tables.away.note(key)
+    return seen
 
 
 def create(tables: Tables, settings: Settings, key: bytes, record: Record) -> Talk[Written]:
     """Store a new record."""
     if not places(tables, settings, key):
-        answer: Written = yield from _forward(settings, key, "create", (key, record), Written)
+        answer = yield from _written_away(tables, settings, key, "create", (key, record))
     else:
         answer = yield from _write(tables, settings, key, "create", (key, record))
     return answer
@@ -283,9 +295,8 @@ def _with_marks(record: Record | None) -> Replica | None:
 def _change(tables: Tables, settings: Settings, key: bytes, verb: str, arguments: tuple[Any, ...]) -> Talk[Written]:
     """Perform a verb on a session that should be there: here, or where it is kept."""
     if not places(tables, settings, key):
-        answer: Written = yield from _forward(settings, key, verb, arguments, Written)
-        return answer
-    answer = yield from _write(tables, settings, key, verb, arguments)
+        return (yield from _written_away(tables, settings, key, verb, arguments))
+    answer: Written = yield from _write(tables, settings, key, verb, arguments)
     if answer is Written.GONE and tables.replica(key) is None and not tables.view().ready:
         yield from _fetch(settings, key, b"")
         answer = yield from _write(tables, settings, key, verb, arguments)
@@ -361,6 +372,15 @@ def _forward(
     if answer.failed is not None:
         raise StoreUnavailable(f"the session is on other hosts, and none could answer to {verb}: {answer.failed}")
     return None if kind is None else _converted(answer.answer, kind)
+
+
+def _written_away(
+    tables: Tables, settings: Settings, key: bytes, verb: str, arguments: tuple[Any, ...]
+) -> Talk[Written]:
+    answer: Written = yield from _forward(settings, key, verb, arguments, Written)
+    if answer is Written.DONE:
+        tables.away.note(key)
+    return answer
 
 
 def _plain(argument: Any) -> Any:

@@ -80,7 +80,7 @@ class PeersStore:
     def floor(self, key: bytes) -> bytes:
         """Return what a browser has seen that was shown what is under *key* now."""
         record = self._tables.load(key)
-        if record and worker.places(self._tables, self._settings, key):
+        if record and worker.shows_own_writes(self._tables, self._settings, key):
             return record.seen
         return self._run(worker.floor(self._tables, self._settings, key))
 

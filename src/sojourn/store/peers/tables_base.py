@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from sojourn.cluster.clock import Origin
+from sojourn.cluster.limits import Recent
 from sojourn.cluster.replica import Replica
-from sojourn.cluster.tables import BUCKETS, Applied, Done, Holds, View, bucket_of, first_of
+from sojourn.cluster.tables import AWAY, BUCKETS, Applied, Done, Holds, View, bucket_of, first_of
 from sojourn.cluster.wire import Change, Changes, Progress
 from sojourn.core.capability import Page, Records
 from sojourn.core.policy import LONGEST
@@ -44,6 +45,7 @@ class BaseTables(ABC):
         """The longest that a session may live, in milliseconds: for as long an ended one is remembered."""
         self.follows = True
         """Whether each host holds every session; see ``replica.received``."""
+        self.away: Recent[bytes] = Recent(AWAY)
 
     @property
     @abstractmethod
