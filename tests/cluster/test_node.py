@@ -250,6 +250,20 @@ def test_a_host_that_stood_still_itself_declares_nobody_dead(pump: Pump) -> None
     assert pump.run(5, lambda: pump.state(B, A) == "alive")
 
 
+def test_a_host_that_stood_still_for_nearly_as_long_as_makes_suspect_takes_nobody_for_silent(pump: Pump) -> None:
+    """What the others said meanwhile waits in its sockets, and the last that it heard was from before."""
+    machine = pump.machines[A]
+    assert pump.run(2, lambda: machine.node.host.members.due() - pump.now < 0.9), "all have said something a while ago"
+    machine.up = False
+    pump.run(0.97)
+    machine.up = True
+    pump.do(machine, machine.node.tick(pump.now))
+    assert [pump.state(A, name) for name in (B, C)] == ["alive", "alive"]
+    for name in (B, C):
+        pump.machines[name].up = False
+    assert pump.run(2.5, lambda: pump.state(A, B) == pump.state(A, C) == "suspect"), "who is silent is found out"
+
+
 def test_gossip_finds_hosts_that_no_setting_names() -> None:
     pump = Pump(A, B, C)
     pump.seeds = (A,)

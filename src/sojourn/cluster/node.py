@@ -39,6 +39,7 @@ __all__ = ["Close", "Dial", "Effect", "End", "Node", "Reply", "Report", "Send"]
 GREETING = 5.0  # seconds until both have said hello
 FULL_EVERY = 4  # pings: one of so many says all that is known, while hosts see the cluster differently
 REPEATED = 10.0  # seconds after which it is said again though all agree
+LATE_BEATS = 2  # beats of its own after which a host stood still: in less it takes nobody for silent who is not
 SWEPT, SWEEP_EVERY, SWEEP_ON = 64, 1.0, 0.02  # deadlines at a time, and seconds until the next look
 
 
@@ -485,7 +486,7 @@ class Node:
         """Act at *now*, and return what is to be done. Where the host itself stood still nobody else was silent."""
         host = self.host
         stood_still = now - host.now
-        if stood_still > host.settings.suspect_after:
+        if stood_still > LATE_BEATS * host.settings.beat:
             host.members.slept(stood_still)
         host.now = max(now, host.now)
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 from tests.faults.peers.hosts import Host, Hosts
-from tests.faults.peers.visitors import Crowd, Failure
+from tests.faults.peers.visitors import SAFE, Crowd, Failure
 
 from sojourn.cluster.replica import Replica
 from sojourn.codec import Codec
@@ -24,6 +24,7 @@ from sojourn.testing.sim_checks import check
 from sojourn.testing.sim_history import Begins, Copy, Finding, History, State, story, to_lines
 
 MOST_FINDINGS = 5
+LACKS = "this host lacks what the browser has seen of the session"
 
 
 def assert_kept(crowd: Crowd, *, name: str | None = None) -> History:
@@ -84,6 +85,15 @@ def told(crowd: Crowd) -> str:
 def unforced(failures: Sequence[Failure], *hosts: Host) -> list[Failure]:
     """Return the failures that no balancer can be forgiven: all but changes that were under way on one of *hosts*."""
     return [one for one in failures if one.tried not in hosts or one.does in ("read", "probe")]
+
+
+def forced_by_one_copy(failure: Failure, host: Host) -> bool:
+    """Tell whether a change was refused since only *host* has what the browser has seen, and had said so.
+
+    With ``alone=accept`` it answers a write that it could give to nobody in time. Until it can be asked again others
+    rather refuse than show an older session. A look goes on to *host* itself: that is not forgiven.
+    """
+    return failure.alone is host and failure.does not in SAFE and LACKS in failure.why
 
 
 def _write(history: History, name: str, *, wrong: bool) -> Path | None:

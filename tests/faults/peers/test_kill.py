@@ -9,15 +9,11 @@ from time import monotonic
 import pytest
 from tests.faults.peers.conftest import TRIALS
 from tests.faults.peers.hosts import Host, Hosts
-from tests.faults.peers.judging import assert_kept, unforced
+from tests.faults.peers.judging import assert_kept, forced_by_one_copy, unforced
 from tests.faults.peers.visitors import Crowd, crowd
 from tests.servers.process import until
 
 pytestmark = pytest.mark.slow
-
-SETTINGS = {"wait": "5", "suspect_after": "5"}
-"""A death breaks streams, and nobody waits for silence. On a busy machine a shorter patience would let a host accept a
-write alone that had only to wait its turn, and such a write may be lost with its host."""
 
 AT_A_TIME = 10  # trials of one crowd: who checks a history looks at each write's whole past
 NOTICED = 0.1  # seconds, when the machine has a moment: the agents hear of it at once, and wait for no ping
@@ -41,8 +37,12 @@ def noticed(others: list[Host], victim: Host, begun: float) -> float:
 def test_a_host_killed_at_any_time_loses_no_acknowledged_write_and_no_visitor_sees_an_error(
     hosts: Hosts, part: int
 ) -> None:
-    """With its disk or without, any host, at any moment of a busy cluster. What only that host was doing may fail."""
-    random, times = Random(part), list[float]()
+    """With its disk or without, any host, at any moment of a busy cluster. What only that host was doing may fail.
+
+    So may a change that must see what only that host has, by its own account: while it comes back its agent may have no
+    moment for a second, on a busy machine. Others take it for silent then, and cannot ask it.
+    """
+    random, times, forced = Random(part), list[float](), 0
     with crowd(hosts, seed=part) as people:
         people.all_served()
         for trial in range(min(AT_A_TIME, TRIALS - part * AT_A_TIME)):
@@ -54,10 +54,13 @@ def test_a_host_killed_at_any_time_loses_no_acknowledged_write_and_no_visitor_se
             victim.start()
             people.all_served()
             people.settle()
-            bad = unforced(people.failures(begun), victim)
+            elsewhere = unforced(people.failures(begun), victim)
+            bad = [failure for failure in elsewhere if not forced_by_one_copy(failure, victim)]
+            forced += len(elsewhere) - len(bad)
             assert not bad, (trial, victim, bad[:5])
         assert_kept(people)
     print(f"noticed within {median(times) * 1000:.0f} ms in the median, {max(times) * 1000:.0f} ms at most")
+    print(f"{forced} changes were refused that had to see what the host that came back had alone")
     assert min(times) < NOTICED
     assert max(times) < AT_MOST
 

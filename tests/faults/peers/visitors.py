@@ -39,13 +39,17 @@ PLAN: Mapping[Does, int] = {"write": 60, "read": 20, "renew": 5, "login": 4, "lo
 
 
 class Failure(NamedTuple):
-    """A request without a good answer. *tried* is the host that it was sent to last, if any."""
+    """A request without a good answer. *tried* is the host that it was sent to last, if any.
+
+    *alone* is the host that alone had what the visitor wrote last, by what it has said; None: another one has it, too.
+    """
 
     begun: float
     ended: float
     does: Does
     tried: Host | None
     why: str
+    alone: Host | None = None
 
 
 class Notes:
@@ -119,6 +123,7 @@ class Visitor:
         self.failures: list[Failure] = []
         self.served: Counter[str] = Counter()
         self.written_at = 0.0
+        self.alone: Host | None = None
         self.slowest = 0.0
         self.busy = False
 
@@ -161,7 +166,7 @@ class Visitor:
             why = response.error or "503"
             if request.does not in SAFE:
                 break
-        self.failures.append(Failure(begun, monotonic(), request.does, tried, why))
+        self.failures.append(Failure(begun, monotonic(), request.does, tried, why, self.alone))
         return None
 
     def _send(self, number: int, request: Request, mark: int, host: Host) -> Response:
@@ -172,7 +177,7 @@ class Visitor:
         )
         begun = monotonic()
         response = host.ask(request, self.balancer.proxy)
-        self._take(request, response, begun)
+        self._take(request, response, begun, host)
         self.notes.note(lambda at: self._line(at, number, request, response))
         return response
 
@@ -184,7 +189,7 @@ class Visitor:
             response.wrote, response.ended, hosts, response.covered,
         )  # fmt: skip
 
-    def _take(self, request: Request, response: Response, begun: float) -> None:
+    def _take(self, request: Request, response: Response, begun: float, host: Host) -> None:
         self.served[request.does if response.ok else "503"] += 1
         if request.does == "probe":
             return
@@ -194,6 +199,10 @@ class Visitor:
             self.token = response.token or None
         if response.wrote and request.does == "write":
             self.written_at = begun
+        if response.ok and response.wrote:
+            self.alone = None if response.hosts else host
+        elif response.ok and host is not self.alone:
+            self.alone = None  # it has shown what the cookie names
 
 
 class Crowd:

@@ -38,6 +38,7 @@ from sojourn.store.peers import PeersPair, operators
 
 GRACE = 0.5  # seconds for which a renewed id serves; short, so that runs get beyond it
 THREADS = 4
+LOOK = 0.05  # seconds from one such look to the next: what starts beside it needs the machine
 KEY = 32  # bytes of the name of a session; an entry of the index has a longer one
 BACKLOG = 256
 
@@ -222,6 +223,7 @@ def _look_once(manager: SessionManager) -> None:
         with suppress(StoreUnavailable):
             store.load(os.urandom(32))
             return
+        time.sleep(LOOK)
 
 
 def key_of(token: str) -> str:

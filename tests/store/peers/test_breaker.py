@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from tests.servers.process import until
 from tests.store.peers.scripted import ScriptedTables, enough
 
+from sojourn.cluster import worker as rules
 from sojourn.cluster.local import Answer, Await, Nudge, Status
 from sojourn.cluster.settings import Settings
 from sojourn.core.ops import Written
@@ -250,6 +252,58 @@ def test_an_agent_whose_answers_cannot_be_read_is_asked_once(worker: Worker, age
     agent = agents(lambda request: [Nudge()])
     assert worker.write() is Written.DONE
     assert kinds(agent).count(Await) == 1
+
+
+def test_an_agent_that_was_still_starting_does_not_hang(worker: Worker, agents: Any) -> None:
+    """It had less than the whole wait for its answer, so the next request is sent and has all of it."""
+    script = Frozen()
+    starting = threading.Timer(0.3, lambda: agents(script))  # of 0.45 s
+    starting.start()
+    assert worker.write() is Written.DONE, "alone=accept"
+    assert worker.agent._breaker.unconfirmed == 1
+    starting.join()
+    assert not worker.agent._breaker.is_open
+    script.go_on()
+    assert worker.write(1) is Written.DONE
+    assert worker.agent._breaker.unconfirmed <= 1, "this one was confirmed"
+
+
+def test_who_only_reads_stays_connected_to_an_agent_that_was_still_starting(
+    worker: Worker, settings: Settings, tables: ScriptedTables, agents: Any
+) -> None:
+    """One that no worker is connected to ends, and there may be no other request for long."""
+    tables.mine = False
+    script, made = Frozen(), list[Any]()
+    starting = threading.Timer(0.3, lambda: made.append(agents(script)))
+    starting.start()
+    elsewhere = next(key for key in map(a_key, range(100)) if not rules.places(tables, settings, key))  # type: ignore[arg-type]
+    with pytest.raises(StoreUnavailable):
+        worker.run(worker.store.load(elsewhere))
+    starting.join()
+    script.go_on()
+    worker.turn()
+    until(lambda: [sock for sock in made[0].connections if is_open(sock)], "it is connected")
+
+
+def is_open(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def test_an_agent_that_hangs_from_its_start_costs_one_wait_more(worker: Worker, agents: Any) -> None:
+    script = Frozen()
+    starting = threading.Timer(0.3, lambda: agents(script))
+    starting.start()
+    for number in range(2 + MORE):
+        assert worker.write(number) is Written.DONE
+    starting.join()
+    assert worker.agent._breaker.is_open
+    script.go_on()
+    worker.wait_for_answers()
 
 
 def test_a_forked_child_asks_afresh_and_reports_nothing_of_its_parents(settings: Settings, frozen: Any) -> None:

@@ -16,6 +16,7 @@ from sojourn.store.peers.start import why_not
 
 GRACE = 0.25  # seconds that an answer may be later than the agent was told: its way, and a busy machine
 WARN_EVERY = 5.0  # seconds
+AT_ONCE = 0.05  # seconds in which one is connected to an agent that is there, on a busy machine
 NUDGE_EVERY = 0.001  # seconds; the agent looks into the log once more later than that (``engine.AGAIN``)
 PROBE_EVERY = 0.25  # seconds between two attempts to reach an agent that does not answer
 LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting, or that lets go of everybody at once

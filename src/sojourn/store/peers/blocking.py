@@ -30,6 +30,7 @@ from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
 from sojourn.store.peers.asking import (
+    AT_ONCE,
     LOOK_AGAIN,
     LOOK_EVERY,
     UNHEARD,
@@ -241,15 +242,20 @@ class _Agent(Asker):
 
     def _answer(self, request: Request) -> Answer | None:
         request.number = next(self._numbers)  # type: ignore[union-attr]  # a Nudge has none
-        due = time.monotonic() + self._patience
+        begun = time.monotonic()
+        due = begun + self._patience
         while connection := self._take(due):
+            connected = time.monotonic()
             try:
                 answer = connection.ask(request, due)
             except (OSError, Malformed) as error:
                 connection.close()
                 if isinstance(error, TimeoutError):
                     self._complaints.note(error)
-                    self._breaker.fail(absent=False)
+                    if connected - begun < AT_ONCE:
+                        self._breaker.fail(absent=False)
+                    else:  # it was starting: the next request gives it all its time
+                        self.greet()  # an agent that no worker is connected to ends
                     return None
                 if isinstance(error, Malformed) or not (may_repeat(request) or connection.unsent):
                     self._complaints.note(error)

@@ -29,6 +29,7 @@ from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 from sojourn.store.peers import channel
 from sojourn.store.peers.asking import (
+    AT_ONCE,
     LOOK_AGAIN,
     LOOK_EVERY,
     READY_WITHIN,
@@ -228,6 +229,7 @@ class _Agent(Asker):
         super().__init__(settings, complaints)
         self._loop = loop
         self._connection: _Connection | None = None
+        self._connected_at = 0.0
         self._dialing: asyncio.Task[None] | None = None
         self._dial_from = 0.0
         self._numbers = count(1)
@@ -246,13 +248,16 @@ class _Agent(Asker):
 
     async def _answer_in_time(self, request: Request) -> Answer | None:
         number = next(self._numbers)
+        begun = self._loop.time()
         try:
-            async with asyncio.timeout_at(self._loop.time() + self._patience):
+            async with asyncio.timeout_at(begun + self._patience):
                 answer: Answer = await self._answer(request, number)
                 return answer
         except TimeoutError:
             self._complaints.note("no answer in time")
-            self._breaker.fail(absent=self._usable() is None)
+            absent = self._usable() is None
+            if absent or self._connected_at < begun + AT_ONCE:  # else it was starting, and the next has all its time
+                self._breaker.fail(absent=absent)
         except (OSError, Malformed) as error:
             self._complaints.note(error)
         return None
@@ -330,6 +335,7 @@ class _Agent(Asker):
                 _, self._connection = await self._loop.create_unix_connection(
                     lambda: _Connection(self._loop, self.look_for_it), sock=sock
                 )
+                self._connected_at = self._loop.time()
                 self._breaker.reset()  # whoever failed is gone
                 self._dial_from = self._loop.time() + LOOK_EVERY
                 return
