@@ -250,6 +250,24 @@ def test_a_host_that_stood_still_itself_declares_nobody_dead(pump: Pump) -> None
     assert pump.run(5, lambda: pump.state(B, A) == "alive")
 
 
+def test_what_a_host_says_is_not_undone_by_what_it_said_before_on_its_other_stream(pump: Pump) -> None:
+    """After a cut: that it hears this host again came on one, and that it does not, a moment later, on the other."""
+    pump.run(1)
+    machine = pump.machines[A]
+    node, peer = machine.node, machine.node.host.peers[B]
+    assert peer.out
+    assert peer.into
+    members = pump.machines[B].node.host.members.all()
+    deaf = tuple(one._replace(state="suspect") if one.name == A else one for one in members)
+    sent_ms = peer.said_ms
+    pump.do(machine, node.received(peer.out.number, wire.Ping(sent_ms + 20, deaf, {}), pump.now))
+    assert not node.host.reachable(B)
+    pump.do(machine, node.received(peer.out.number, wire.Ping(sent_ms + 40, members, {}), pump.now))
+    assert node.host.reachable(B)
+    pump.do(machine, node.received(peer.into.number, wire.Ping(sent_ms + 30, deaf, {}), pump.now))
+    assert node.host.reachable(B)
+
+
 def test_a_host_that_stood_still_for_nearly_as_long_as_makes_suspect_takes_nobody_for_silent(pump: Pump) -> None:
     """What the others said meanwhile waits in its sockets, and the last that it heard was from before."""
     machine = pump.machines[A]

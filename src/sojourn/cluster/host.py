@@ -54,6 +54,8 @@ class Peer:
     """Whether it says that it does not hear this host."""
     states: dict[str, str] = field(default_factory=dict)
     """In which state it last said that each host is."""
+    said_ms: int = 0
+    """When it said that, by its own clock: what comes on the other stream may be from before."""
 
 
 @dataclass(slots=True)

@@ -111,7 +111,7 @@ class Links:
         changed = host.members.greeted(peer.name, peer.origin, host.now)
         if host.members.told(peer.name, hello.members, host.now) or changed:
             self._node.changed()
-        peer.progress = hello.progress
+        peer.progress, peer.said_ms = hello.progress, 0
         host.told(peer, hello.members)
         self._node.catching_up.greeted(peer)
         if link.dialed:

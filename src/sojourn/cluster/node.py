@@ -327,8 +327,9 @@ class Node:
             self._ship()
 
     def _pinged(self, peer: Peer, ping: wire.Ping) -> None:
-        if not ping.members:
+        if not ping.members or ping.sent_ms < peer.said_ms:
             return
+        peer.said_ms = ping.sent_ms
         if len(ping.members) > MOST_MEMBERS or len(ping.progress) > MOST_LOGS:
             raise Unfit("more hosts or more logs than there can be")
         if self.host.members.told(peer.name, ping.members, self.host.now):
