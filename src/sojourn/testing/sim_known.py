@@ -45,6 +45,8 @@ class Known:
         self._seen: dict[int, frozenset[int]] = defaultdict(frozenset)
         self._fresh: set[int] = set()
         self._parents: dict[str, str] = {}
+        self._renewed: dict[str, list[Sent]] = defaultdict(list)
+        """By session: the requests so far that would give it another id."""
         self._losses: list[tuple[float, str]] = []
         self._clocks: dict[str, list[tuple[float, float]]] = {}
         self._quiet: list[tuple[float, int]] = []
@@ -68,6 +70,8 @@ class Known:
         self.sent[sent.request], self.end = sent, sent.at
         expected = self._seen[sent.client] if sent.session and sent.does not in PEEKING else frozenset[int]()
         self.expected[sent.request] = expected
+        if sent.session and sent.does in ("renew", "login"):
+            self._renewed[sent.session].append(sent)
         if sent.mark:
             self.request_of[sent.mark], self.past[sent.mark], self.key_of[sent.mark] = (
                 sent.request,
@@ -81,7 +85,7 @@ class Known:
             return
         saw = self._closed(answer.reads.values()) if answer.found else frozenset[int]()
         base = self.expected[sent.request] if answer.found else frozenset[int]()
-        if sent.mark:
+        if sent.mark and not self._may_have_moved(sent):
             self.past[sent.mark] = base | saw if answer.covered else saw
         if answer.found and answer.session and sent.session:
             self._unite(sent.session, answer.session)
@@ -94,6 +98,20 @@ class Known:
             self._seen[sent.client] = base | saw | wrote
         else:
             self._seen[sent.client] = base
+
+    def _may_have_moved(self, sent: Sent) -> bool:
+        """Tell whether a write may have gone to what another browser has made of the session meanwhile.
+
+        There it stands without what it had found: that was written to the old id, perhaps on one side of a cut only.
+        Once all is quiet every host shows the old id as the new one, and what is found there is what is written to.
+        """
+        renewals = self._renewed.get(sent.session or "", [])
+        return any(other.client != sent.client and not self._is_known_everywhere(other, sent.at) for other in renewals)
+
+    def _is_known_everywhere(self, renewal: Sent, at: float) -> bool:
+        answer = self.answered.get(renewal.request)
+        quiet = self.quiet_since(answer.at) if answer else None
+        return quiet is not None and quiet <= at
 
     def _closed(self, marks: object) -> frozenset[int]:
         closed: set[int] = set()
