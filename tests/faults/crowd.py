@@ -438,6 +438,10 @@ class People:
         """Return the seconds that the longest operation took."""
         return max(call.seconds for crowd in self.crowds for call in crowd.calls)
 
+    def longest(self, visits: Sequence[Visit]) -> float:
+        """Return the seconds of the longest of *visits*, but for those in which this process stood still."""
+        return max(visit.span.ended - visit.span.begun - self.stalls.within(visit.span) for visit in visits)
+
     def verdict(self, *losses: Loss, timeout: float, margin: float = MARGIN) -> Verdict:
         """Return the judgement of all that happened. *timeout* is the stores', in seconds.
 
