@@ -16,6 +16,7 @@ from typing import Any
 import lmdb
 import pytest
 from hypothesis import settings
+from tests.order import pytest_collection_modifyitems, pytest_configure  # noqa: F401
 from tests.servers.fixtures import memcached_servers, redis_cluster, redis_sentinels, redis_server  # noqa: F401
 from tests.servers.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tests.faults.history import NOBODY, Act, Answer, Loss, Seen, Span, Verdict, Visit, judge, name_of
+from tests.faults.stalls import Stalls
 from tests.servers.process import until
 
 from sojourn.core.ops import Flow
@@ -49,11 +50,16 @@ PLAN: Mapping[Act, int] = {
 
 
 class Call(NamedTuple):
-    """One operation on the store: its name, the seconds that it took, and whether it failed."""
+    """One operation on the store: its name, when it was, and whether it failed."""
 
     name: str
-    seconds: float
+    span: Span
     failed: bool
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.span.ended - self.span.begun
 
 
 class WatchedManager(SessionManager):
@@ -78,10 +84,10 @@ def _timed(flow: Flow[T], calls: list[Call]) -> Flow[T]:
             try:
                 answer = yield op
             except StoreUnavailable as error:
-                calls.append(Call(type(op).__name__, monotonic() - begun, failed=True))
+                calls.append(Call(type(op).__name__, Span(begun, monotonic()), failed=True))
                 op = flow.throw(error)
             else:
-                calls.append(Call(type(op).__name__, monotonic() - begun, failed=False))
+                calls.append(Call(type(op).__name__, Span(begun, monotonic()), failed=False))
                 op = flow.send(answer)
     except StopIteration as end:
         result: T = end.value
@@ -394,8 +400,8 @@ class Tasks(_AnyCrowd):
 class People:
     """Two crowds, one in each colour, on the same servers."""
 
-    def __init__(self, crowds: Sequence[Crowd]) -> None:
-        self.crowds = crowds
+    def __init__(self, crowds: Sequence[Crowd], stalls: Stalls) -> None:
+        self.crowds, self.stalls = crowds, stalls
         self.visitors = [visitor for crowd in crowds for visitor in crowd.visitors]
 
     def all_served(self, since: float | None = None, seconds: float = PATIENCE) -> float:
@@ -424,6 +430,7 @@ class People:
     def rest(self) -> None:
         """Let all finish and look for the last time. The servers must be well."""
         with ExitStack() as stack:
+            stack.callback(self.stalls.close)
             for crowd in self.crowds:
                 stack.callback(crowd.rest)
 
@@ -431,12 +438,19 @@ class People:
         """Return the seconds that the longest operation took."""
         return max(call.seconds for crowd in self.crowds for call in crowd.calls)
 
+    def longest(self, visits: Sequence[Visit]) -> float:
+        """Return the seconds of the longest of *visits*, but for those in which this process stood still."""
+        return max(visit.span.ended - visit.span.begun - self.stalls.within(visit.span) for visit in visits)
+
     def verdict(self, *losses: Loss, timeout: float, margin: float = MARGIN) -> Verdict:
-        """Return the judgement of all that happened. *timeout* is the stores', in seconds."""
+        """Return the judgement of all that happened. *timeout* is the stores', in seconds.
+
+        An operation is not late by the time in which this process stood still.
+        """
         found = judge(self.visits(), losses, grace=GRACE)
         for crowd in self.crowds:
             for call in crowd.calls:
-                if call.seconds > timeout + margin:
+                if call.seconds > timeout + margin and call.seconds - self.stalls.within(call.span) > timeout + margin:
                     found.wrong.append(f"late: {crowd.name} {call.name} took {call.seconds:.2f} s of {timeout} s")
         return found
 
@@ -444,7 +458,8 @@ class People:
         """Rest, judge, print the counts, and fail for anything wrong."""
         self.rest()
         found = self.verdict(*losses, timeout=timeout, margin=margin)
-        print(f"{found}; slowest operation {self.slowest():.3f} s")
+        still = max((gap.ended - gap.begun for gap in self.stalls.gaps), default=0.0)
+        print(f"{found}; slowest operation {self.slowest():.3f} s; this process stood still for {still:.3f} s at most")
         assert not found.wrong, "\n".join(found.wrong[:20])
         return found
 
@@ -463,11 +478,13 @@ def people(
     Each of *urls* is the way of one node to that store, or a function that makes it; balancers choose among the nodes.
     """
     crowds: list[Any] = []
+    stalls = Stalls()
     try:
         for kind in colours:
             crowds.append(kind([url() if callable(url) else url for url in urls], count, plan, seed, **settings))
-        yield People(crowds)
+        yield People(crowds, stalls)
     finally:
+        stalls.close()
         for crowd in crowds:
             crowd.rest()
 

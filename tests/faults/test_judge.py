@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from queue import SimpleQueue
 from random import Random
-from threading import Lock
+from threading import Event, Lock
+from time import sleep
 from typing import Any
 
 import pytest
-from tests.faults.crowd import PLAN, Call, People, Threads, people
+from tests.faults.crowd import PLAN, Call, People, Tasks, Threads, people
 from tests.faults.history import NOBODY, Act, Answer, Loss, Seen, Span, Verdict, Visit, judge
+from tests.faults.stalls import Stalls
 from tests.servers.process import until
 
 from sojourn.core.ops import Written
@@ -147,12 +150,48 @@ def test_a_loss_that_does_not_declare_it_revives_nothing() -> None:
     assert judge(back, [Loss(0, 2, revives=True)]).wrong
 
 
-def test_a_late_call_is_rejected() -> None:
+def test_a_late_call_is_rejected_but_not_for_the_time_in_which_the_whole_process_stood_still() -> None:
     crowd: Any = Threads([MemoryStore()], 1, PLAN, 1)
     crowd.rest()
-    crowd.calls.append(Call("Load", 2.0, failed=True))
-    assert People([crowd]).verdict(timeout=1, margin=0.5).wrong == ["late: thread Load took 2.00 s of 1 s"]
-    assert not People([crowd]).verdict(timeout=1, margin=1.5).wrong
+    crowd.calls.append(Call("Load", Span(5, 7), failed=True))
+    found = People([crowd], stalls := Stalls())
+    stalls.close()
+    late = ["late: thread Load took 2.00 s of 1 s"]
+    assert found.verdict(timeout=1, margin=0.5).wrong == late
+    assert not found.verdict(timeout=1, margin=1.5).wrong
+    stalls.gaps[:] = [Span(4, 5.3), Span(6.9, 9)]
+    assert found.verdict(timeout=1, margin=0.5).wrong == late, "0.4 s of it are forgiven"
+    stalls.gaps.append(Span(6, 6.2))
+    assert not found.verdict(timeout=1, margin=0.5).wrong
+
+
+def keep_the_interpreter(seconds: float) -> None:
+    """Let no other thread run meanwhile, as a process that is stopped; a PyDLL is called without giving the GIL up."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["blocking", "async"])
+@pytest.mark.parametrize(("wait", "late"), [(sleep, True), (keep_the_interpreter, False)])
+def test_a_store_that_hangs_is_late_and_one_in_a_process_that_stands_still_is_not(
+    wait: Callable[[float], None], late: bool, loop: bool
+) -> None:
+    hung = Event()
+
+    class Hangs(MemoryStore):
+        def load(self, key: bytes) -> Record | None:
+            if not hung.is_set():
+                hung.set()
+                wait(1.0)
+            return super().load(key)
+
+    with people(Hangs, count=4, colours=[Tasks if loop else Threads]) as crowd:
+        crowd.all_served()
+        until(hung.is_set, "somebody has asked")
+        crowd.rest()
+        wrong = crowd.verdict(timeout=0.2, margin=0.3).wrong
+    assert crowd.slowest() >= 1.0, "both took as long by the clock"
+    assert bool(wrong) is late, wrong
+    assert all(text.startswith("late: ") for text in wrong)
 
 
 # -- crowds on stores ------------------------------------------------------------------------------------------------
