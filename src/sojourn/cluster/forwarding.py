@@ -17,7 +17,7 @@ import msgspec
 
 from sojourn.cluster.host import Host, Link, Peer
 from sojourn.cluster.limits import Deadlines
-from sojourn.cluster.local import Forward, Forwarded
+from sojourn.cluster.local import READS, Forward, Forwarded
 from sojourn.cluster.tables import Done
 from sojourn.cluster.wire import Did, Do, Message
 from sojourn.core.ops import Written
@@ -27,7 +27,6 @@ MOST_OPEN = 8192
 LOADED = 65_536  # keys, by worker, of which it is remembered where they were loaded from
 ANY, SEVERAL = -1, ""  # a worker's number, and a host's name, that nobody has
 
-READS = frozenset({"load", "load_many", "find", "scan"})
 TWICE_IS_ONCE = READS | {"enlist", "delist"}
 AT_ONE_KEY = frozenset({"load", "create", "update", "touch", "delete"})
 AT_A_TAG = frozenset({"find", "enlist", "delist"})

@@ -39,6 +39,10 @@ class Ask(_Message):
     wait_ms: int
 
 
+READS = frozenset({"load", "load_many", "find", "scan"})
+"""Verbs that change nothing: what may have been done already may be asked once more."""
+
+
 class Forward(_Message):
     """Have a host that holds *key* perform an operation. The arguments are those of the store's method *verb*."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeGuard
 
-from sojourn.cluster.local import Answer, Await, Forward, Request, Status, View
+from sojourn.cluster.local import READS, Answer, Await, Forward, Request, Status, View
 from sojourn.cluster.settings import Settings
 from sojourn.core.record import Record
 from sojourn.store.peers.start import why_not
@@ -23,7 +23,6 @@ LOOK_EVERY = 0.005  # seconds between two looks for an agent that is starting, o
 LOOK_AGAIN = 1.0  # seconds after which a process that only reads looks whether its agent is still there
 READY_WITHIN = 5.0  # seconds that a server that starts waits for its host to catch up with the others
 UNHEARD = "the agent of this host does not answer, so no other host would have the write (alone=refuse)"
-READS = frozenset({"load", "load_many", "find", "scan"})
 
 _log = logging.getLogger("sojourn.store")
 
