@@ -389,6 +389,20 @@ def test_what_came_to_nothing_is_asked_again_after_a_while(pump: Pump) -> None:
     assert not ask(pump, C, seen).known
 
 
+def test_a_host_that_is_about_to_leave_is_asked_for_what_it_has_not_handed_on_yet(pump: Pump) -> None:
+    pump.cut = {(A, B), (A, C)}
+    pump.create(A, "s", n="1")
+    pump.run(0.1)
+    pump.cut = set()  # and what waits stays where it is
+    leaver = pump.machines[A]
+    pump.do(leaver, leaver.node.asked(1, local.Leave(0, 20_000), pump.now))
+    assert pump.run(2, lambda: pump.state(C, A) == "left")
+    assert not leaver.ended
+    assert pump.values(C, "s") is None
+    assert ask(pump, C, floor(pump, A)).known
+    assert pump.values(C, "s") == {"n": b"1"}
+
+
 def test_nobody_waits_for_a_host_that_had_left_before_this_one_began(pump: Pump) -> None:
     seen = forged(pump, B)
     assert pump.ask(B, local.Leave(0, 5_000))

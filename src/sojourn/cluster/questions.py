@@ -118,8 +118,7 @@ class Questions:
     def _ask_all(self, question: _Question) -> None:
         """Ask everybody who was not asked yet."""
         question.wide = True
-        names = {peer.name for peer in self.host.connected() if self.host.reachable(peer.name)}
-        for name in sorted(names - question.open - question.answered):
+        for name in sorted(self._askable() - question.open - question.answered):
             self._fetch(question, name)
         self._look(question)
 
@@ -162,6 +161,12 @@ class Questions:
         elif not question.open:
             self._end(question, self._is_lost_here(lacking) or self._has_everybody_said(lacking, question))
 
+    def _askable(self) -> set[str]:
+        """Return the hosts that can be asked; those that are about to leave have what they hand on."""
+        host = self.host
+        leaving = {peer.name for peer in host.connected() if host.members.state(peer.name) == "left" and not peer.deaf}
+        return leaving | {peer.name for peer in host.connected() if host.reachable(peer.name)}
+
     # -- who can tell ------------------------------------------------------------------------------------------------
 
     def _witness(self, key: bytes, floor: bytes) -> str | None:
@@ -171,8 +176,7 @@ class Questions:
         """
         lacking = missing(floor, self.host.tables.replica(key))
         for origin, time in sorted(lacking.items(), key=lambda one: one[1], reverse=True):
-            names = [peer.name for peer in self.host.connected() if self.host.reachable(peer.name)]
-            able = sorted(name for name in names if self._would_have(name, origin, time))
+            able = sorted(name for name in self._askable() if self._would_have(name, origin, time))
             maker = self.host.members.of_origin(origin)
             if able:
                 return maker if maker in able else able[key[0] % len(able)]
@@ -215,12 +219,13 @@ class Questions:
         """Tell whether the host that would have made a write is known and has not answered; even if it is dead.
 
         It may merely be cut off with the write, or this host may be. When it comes back with other storage, has left,
-        or an operator has it forgotten, what it alone had is lost.
+        or an operator has it forgotten, what it alone had is lost. While it leaves it still has it, and hands it on.
         """
         name = self.host.members.of_origin(origin)
         if name is None:  # any host that is away may have begun anew, with other storage, and have made it since
             return self.host.unheard() or not question.answered.issuperset(self.host.members.others())
-        return name not in question.answered and name != self.host.me and self.host.members.state(name) != "left"
+        gone = self.host.members.state(name) == "left" and name not in self.host.peers
+        return name not in question.answered and name != self.host.me and not gone
 
     def _all_answered(self, question: _Question) -> bool:
         """Tell whether everybody has answered who is not dead, and anybody at all where there are others."""
