@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.places import on_disk
 from bench.replica_fill import fill
@@ -130,29 +130,47 @@ def _bytes(quick: bool) -> None:
         "send in as many seconds when nobody writes. A read sends nothing: it is one of the store's lookups above. "
         "With `copies=2` what a write costs the whole cluster is to stay the same however many hosts there are."
     )
-    rows = []
+    rows, most = [], 0.0
     for count, copies in ((3, "all"), (5, "all"), (3, "2"), (5, "2"), (9, "2")):
         with cluster(count, f"copies={copies}", "acks=1") as hosts:
             cost = _cost(hosts, seconds=3.0 if quick else 10.0)
-        holders = (count if copies == "all" else int(copies)) - 1
-        rows.append((f"{count} hosts, copies={copies}", f"{cost[0]:.0f}", f"{cost[0] / holders:.0f}", f"{cost[1]:.0f}"))
-    table(("cluster", "bytes a write, all hosts", "to each that holds a copy", "CPU of all agents a write, µs"), rows)
+        each = cost.writer / ((count if copies == "all" else int(copies)) - 1)
+        most = max(most, each)
+        rows.append((f"{count} hosts, copies={copies}", f"{each:.0f}", f"{cost.all:.0f}", f"{cost.cpu:.0f}"))
+    head = "to each that holds a copy, bytes", "all hosts, with the answers, bytes", "CPU of all agents, µs"
+    table(("a write", *head), rows)
+    say(f"To each that holds a copy: {verdict(most, GOAL_BYTES, ' bytes')}.")
 
 
-def _cost(hosts: Cluster, seconds: float) -> tuple[float, float]:
-    """Return the bytes and the microseconds of CPU that a write costs all agents together."""
+class _Cost(NamedTuple):
+    """What goes out, and the CPU time of the agents: of one write, or of all."""
+
+    writer: float
+    """Bytes that the agent of the host that writes sends."""
+    all: float
+    """Those, and what the others answer or send each other."""
+    cpu: float
+    """Microseconds, of all agents together."""
+
+
+def _cost(hosts: Cluster, seconds: float) -> _Cost:
+    """Return what a write costs."""
     time.sleep(SETTLED)
-    idle = _spent(hosts, lambda: time.sleep(seconds) or 1)
+    idle, _ = _spent(hosts, lambda: time.sleep(seconds) or 1)
     with working(hosts.hosts[:1], sessions=16, tasks=4, rate=100, seconds=seconds) as wait:
-        busy = _spent(hosts, lambda: len(wait().took))
-    writes = busy[2]
-    return (busy[0] - idle[0]) / writes, (busy[1] - idle[1]) / writes * 1e6
+        busy, writes = _spent(hosts, lambda: len(wait().took))
+    return _Cost(*[(more - less) / writes for more, less in zip(busy, idle, strict=True)])
 
 
-def _spent(hosts: Cluster, work: Any) -> tuple[int, float, int]:
-    sent, cpu = sum(hosts.sent()), sum(host.cpu() for host in hosts.hosts)
+def _spent(hosts: Cluster, work: Any) -> tuple[_Cost, int]:
+    before = _counted(hosts)
     writes = work()
-    return sum(hosts.sent()) - sent, sum(host.cpu() for host in hosts.hosts) - cpu, writes
+    return _Cost(*[after - was for after, was in zip(_counted(hosts), before, strict=True)]), writes
+
+
+def _counted(hosts: Cluster) -> _Cost:
+    sent = hosts.sent()
+    return _Cost(sent[0], sum(sent), sum(host.cpu() for host in hosts.hosts) * 1e6)
 
 
 def _faults(quick: bool) -> None:
