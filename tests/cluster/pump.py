@@ -192,12 +192,12 @@ class Pump:
         else:
             self.later(arrive)
 
-    def heal(self) -> None:
-        """Let everything through again, in its order."""
-        self.cut.clear()
-        held, self._held = self._held, {}
-        for acts in held.values():
-            for act in acts:
+    def heal(self, *ways: tuple[str, str]) -> None:
+        """Let everything through again, in its order; or what goes those *ways*."""
+        healed = ways or tuple(self.cut | self._held.keys())
+        self.cut.difference_update(healed)
+        for way in healed:
+            for act in self._held.pop(way, ()):
                 self.later(act)
 
     def _arrive(self, name: str, link: int, message: wire.Message) -> None:

@@ -9,6 +9,7 @@ from sojourn.cluster import local, wire
 from sojourn.cluster.clock import Stamp
 from sojourn.cluster.questions import SETTLED
 from sojourn.cluster.replica import Mark, Replica, floor_of
+from sojourn.core.ops import Written
 
 A, B, C = "a:1", "b:1", "c:1"
 KEY = key_of("s")
@@ -387,6 +388,27 @@ def test_what_came_to_nothing_is_asked_again_after_a_while(pump: Pump) -> None:
     assert ask(pump, C, seen).known
     pump.run(0.2)
     assert not ask(pump, C, seen).known
+
+
+def test_what_a_host_has_stored_since_it_answered_is_no_proof_that_the_floor_is_made_up(pump: Pump) -> None:
+    pump.create(A, "s", n="1")
+    pump.run(1)
+    pump.cut = {(A, B), (A, C)}
+    changed = record(n="2")._replace(version=2)
+    assert pump.write(A, "update", KEY, changed, 1, wait_ms=100)[0] is Written.DONE
+    asking = local.Ask(99, KEY, floor(pump, A), 4000)
+    machine = pump.machines[C]
+    pump.do(machine, machine.node.asked(1, asking, pump.now))
+    pump.run(0.1)  # B has said that it has what C has, and A says nothing
+    pump.heal((A, B))
+    assert pump.run(2, lambda: pump.values(B, "s") == {"n": b"2"})
+    level = pump.machines[B].node.host.known[pump.machines[A].tables.origin].level
+    told = machine.node.host.peers[B].progress
+    told[pump.machines[A].tables.origin] = wire.Progress(level, level)  # as its next ping will say
+    assert pump.values(C, "s") == {"n": b"1"}
+    pump.kill(A)
+    pump.run(0.01)
+    assert not machine.reply_to(99).known
 
 
 def test_a_host_that_is_about_to_leave_is_asked_for_what_it_has_not_handed_on_yet(pump: Pump) -> None:

@@ -42,6 +42,8 @@ class _Question:
     answered: set[str] = field(default_factory=set)
     gave: set[str] = field(default_factory=set)
     """Hosts that had a copy."""
+    witnesses: dict[str, frozenset[Origin]] = field(default_factory=dict)
+    """By host: whose writes it would have had when it was asked. What it stores later was not in its answer."""
     wide: bool = False
     """Whether everybody was asked."""
     before: object = None
@@ -127,6 +129,7 @@ class Questions:
         if link is None:
             return
         question.open.add(name)
+        question.witnesses[name] = self._attested(name, question)
 
         def answered(message: Message) -> bool:
             if not isinstance(message, Copies):
@@ -152,7 +155,7 @@ class Questions:
             return
         replica = self.host.tables.replica(question.key)
         lacking = missing(question.floor, replica)
-        if lacking and self._is_refuted(*max(lacking.items(), key=lambda one: one[1]), question):
+        if lacking and self._is_refuted(max(lacking, key=lambda origin: lacking[origin]), question):
             lacking = {}
         if not lacking and (replica is not None or missing(question.floor, None)):
             self._end(question, True)
@@ -187,7 +190,12 @@ class Questions:
         peer = self.host.peers.get(name)
         return peer is not None and (peer.origin == origin or peer.progress.get(origin, Progress()).level >= time)
 
-    def _is_refuted(self, origin: Origin, time: int, question: _Question) -> bool:
+    def _attested(self, name: str, question: _Question) -> frozenset[Origin]:
+        """Return the hosts of the floor whose writes a host would have by now, as far as they are missing here."""
+        lacking = missing(question.floor, self.host.tables.replica(question.key))
+        return frozenset(origin for origin, time in lacking.items() if self._would_have(name, origin, time))
+
+    def _is_refuted(self, origin: Origin, question: _Question) -> bool:
         """Tell whether somebody has answered who would have the last write, and has not: then the floor is made up.
 
         A floor names writes that were in one copy, so that none of them is true where one is not. An earlier one proves
@@ -196,7 +204,7 @@ class Questions:
         """
         if self.host.settings.copies is not None:
             return False
-        return any(self._would_have(name, origin, time) for name in self._believed(question))
+        return any(origin in question.witnesses[name] for name in self._believed(question))
 
     def _believed(self, question: _Question) -> set[str]:
         """Return those that have answered, without who knows nothing of a session that is known here.
