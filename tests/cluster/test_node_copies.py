@@ -20,7 +20,7 @@ def started(hosts: tuple[str, ...] = HOSTS, copies: int = 2, **changes: Any) -> 
     pump = Pump(*hosts, copies=copies, dead_after=3.0, **changes)
     pump.start_all()
     assert pump.run(10, lambda: all(pump.is_ready(name) for name in hosts))
-    assert pump.run(10, lambda: all(one.node._is_settled() for one in pump.machines.values()))
+    assert pump.run(10, lambda: all(one.node.shipping.is_settled() for one in pump.machines.values()))
     return pump
 
 
@@ -362,6 +362,13 @@ def test_what_a_browser_has_seen_says_the_host_that_has_written_and_no_other(pum
     assert floor(pump, here, "s") is None  # the other one has not got the write, and would say less
 
 
+def becomes_an_owner(pump: Pump, name: str, leaves: str) -> None:
+    """Let a worker of a host see it among those that keep what another one has kept, which is about to leave."""
+    tables = pump.machines[name].tables
+    members = [one._replace(state="left") if one.name == leaves else one for one in tables.view().members]
+    tables.keep_view(View(tuple(members), ready=True))
+
+
 def test_who_comes_to_keep_a_session_meanwhile_says_what_was_written_for_it_and_not_what_it_has(pump: Pump) -> None:
     """The host that has written is about to leave; the copy that came from the other one is from before the write."""
     create(pump, "s")
@@ -377,14 +384,95 @@ def test_who_comes_to_keep_a_session_meanwhile_says_what_was_written_for_it_and_
     newest = pump.machines[writer].tables.replica(key)
     assert newest
     machine.tables.accept(before)
-    members = machine.tables.view().members
-    placed = [one._replace(state="left") if one.name == writer else one for one in members]
-    machine.tables.keep_view(View(tuple(placed), ready=True))
+    becomes_an_owner(pump, here, writer)
     assert worker.places(machine.tables, rules, key)
     assert floor(pump, here, "s") == floor_of(newest)
     machine.tables.accept(pump.machines[writer].tables.copies((key,)))
     assert floor(pump, here, "s") == floor_of(newest)
     assert worker.shows_own_writes(machine.tables, rules, key)  # from now on without a question
+
+
+def test_what_names_a_version_goes_to_who_has_shown_it_also_where_this_host_keeps_the_session_by_now(
+    pump: Pump,
+) -> None:
+    """It knows nothing of the session yet: to say that it is gone would let it live on after its logout."""
+    create(pump, "s")
+    pump.run(1)
+    one, other = owners(pump, "s")
+    here = ring.owners(key_of("s"), [name for name in HOSTS if name != one], 2)[1]
+    machine, key = pump.machines[here], key_of("s")
+    rules = machine.node.host.settings
+    assert talk_of(pump, here, worker.load(machine.tables, rules, key))
+    becomes_an_owner(pump, here, one)
+    assert worker.places(machine.tables, rules, key)
+    assert machine.tables.replica(key) is None
+    assert talk_of(pump, here, worker.delete(machine.tables, rules, key, 1)) is Written.DONE
+    pump.run(1)
+    assert all(pump.machines[name].tables.replica(key).deleted for name in (one, other))  # type: ignore[union-attr]
+
+
+def test_once_the_copy_here_was_shown_what_names_its_version_stays_here(pump: Pump) -> None:
+    create(pump, "s")
+    pump.run(1)
+    one, other = owners(pump, "s")
+    here = ring.owners(key_of("s"), [name for name in HOSTS if name != one], 2)[1]
+    machine, key = pump.machines[here], key_of("s")
+    rules = machine.node.host.settings
+    assert talk_of(pump, here, worker.load(machine.tables, rules, key))
+    becomes_an_owner(pump, here, one)
+    machine.tables.accept(pump.machines[other].tables.copies((key,)))
+    with pytest.raises(StopIteration):
+        next(worker.load(machine.tables, rules, key))
+    assert isinstance(next(worker.touch(machine.tables, rules, key, 1.0, 2.0, 1)), local.Await)
+
+
+def test_a_host_that_came_to_keep_a_session_does_not_say_that_it_is_gone_before_it_has_looked(pump: Pump) -> None:
+    create(pump, "s")
+    pump.run(1)
+    one, other = owners(pump, "s")
+    host = pump.machines[other].node.host
+    assert host.knows(key_of("s"))
+    pump.machines[other].tables.drop(
+        {
+            name: digest
+            for bucket in range(BUCKETS)
+            for name, digest in pump.machines[other].tables.names(bucket).items()
+        }
+    )
+    host.settled = False  # sessions were spread anew a moment ago
+    here = stranger(pump, "s")
+    pump.cut = {(one, here)}
+    request = local.Forward(0, key_of("s"), "load", (key_of("s"),), 300)
+    assert pump.ask(here, request).failed is not None
+    pump.heal()
+    assert load(pump, here, "s")
+
+
+def test_who_lacks_what_the_browser_has_seen_is_not_the_last_owner_that_is_asked(pump: Pump) -> None:
+    create(pump, "s")
+    pump.run(1)
+    one, other = owners(pump, "s")
+    here, key = stranger(pump, "s"), key_of("s")
+    assert load(pump, here, "s")  # of the first of them, which would be asked again
+    seen = floor_of(pump.machines[one].tables.replica(key))  # type: ignore[arg-type]
+    tables = pump.machines[one].tables
+    tables.drop({name: digest for bucket in range(BUCKETS) for name, digest in tables.names(bucket).items()})
+    request = local.Forward(0, key, "load", (key,), 500, floor=seen)
+    assert pump.ask(here, request).answer[0] == {"n": b"1"}
+    changed = record(n="2")._replace(version=2)
+    assert forward(pump, here, "update", key, changed, 1).answer == Written.DONE.value
+    assert pump.machines[other].tables.replica(key).version == 2  # type: ignore[union-attr]
+
+
+def test_a_version_of_which_a_host_has_nothing_at_all_is_stale_and_not_gone(pump: Pump) -> None:
+    create(pump, "s")
+    pump.run(1)
+    here, key = stranger(pump, "s"), key_of("s")
+    assert load(pump, here, "s")
+    for name in owners(pump, "s"):
+        tables = pump.machines[name].tables
+        tables.drop({one: digest for bucket in range(BUCKETS) for one, digest in tables.names(bucket).items()})
+    assert forward(pump, here, "delete", key, 1).answer == Written.STALE.value
 
 
 def test_a_copy_that_is_missing_although_everything_was_shipped_is_found_and_brought() -> None:

@@ -22,7 +22,7 @@ def pump() -> Pump:
     pump = Pump(*OLD, copies=2, dead_after=60.0, suspect_after=30.0)
     pump.start_all()
     assert pump.run(10, lambda: all(pump.is_ready(name) for name in OLD))
-    assert pump.run(10, lambda: all(one.node._is_settled() for one in pump.machines.values()))
+    assert pump.run(10, lambda: all(one.node.shipping.is_settled() for one in pump.machines.values()))
     return pump
 
 
@@ -71,7 +71,10 @@ def tell(pump: Pump, name: str, state: wire.State) -> None:
     assert into
     members = {member.name: member for member in teller.node.host.members.all()}
     members[name] = members.get(name, wire.Member(name, 0, state, b"news"))._replace(state=state)
-    pump.do(machine, machine.node.received(into.number, wire.Ping(0, tuple(members.values()), {}), pump.now))
+    pump.do(
+        machine,
+        machine.node.received(into.number, wire.Ping(int(pump.now * 1000), tuple(members.values()), {}), pump.now),
+    )
 
 
 def leads_to(machine: Machine, name: str) -> Link:
@@ -153,6 +156,6 @@ def test_what_a_host_was_not_to_hold_when_it_was_read_for_it_counts_once_everyth
     assert pump.machines[Z].tables.replica(key) is None
     wait(pump, key, time)
     assert settled(pump) == (0, False)
-    assert pump.run(5, pump.machines[A].node._is_settled)
+    assert pump.run(5, pump.machines[A].node.shipping.is_settled)
     assert pump.machines[Z].tables.replica(key)
     assert pump.machines[A].node.shipping.may_lack(Z, time) is False

@@ -18,15 +18,18 @@ import msgspec
 from sojourn.cluster.host import Host, Link, Peer
 from sojourn.cluster.limits import Deadlines
 from sojourn.cluster.local import READS, Forward, Forwarded
+from sojourn.cluster.replica import missing, with_marks
 from sojourn.cluster.tables import Done
 from sojourn.cluster.wire import Did, Do, Message
 from sojourn.core.ops import Written
+from sojourn.core.record import Record
 from sojourn.errors import StoreUnavailable
 
 MOST_OPEN = 8192
 LOADED = 65_536  # keys, by worker, of which it is remembered where they were loaded from
 ANY, SEVERAL = -1, ""  # a worker's number, and a host's name, that nobody has
 
+OF_WHAT_IS_THERE = READS | {"update", "touch", "delete", "delete_many"}
 TWICE_IS_ONCE = READS | {"enlist", "delist"}
 AT_ONE_KEY = frozenset({"load", "create", "update", "touch", "delete"})
 AT_A_TAG = frozenset({"find", "enlist", "delist"})
@@ -73,7 +76,7 @@ class Forwarding:
             self._end(errand, failed=f"there is no operation {request.verb!r}")
         elif len(self._errands) >= MOST_OPEN:
             self._end(errand, failed="too many operations wait for other hosts")
-        elif not errand.hosts and self._names_a_version(request):
+        elif not errand.hosts and _names_a_version(request):
             self._end(errand, Written.STALE.value)
         else:
             self._errands[worker, request.number] = errand
@@ -85,7 +88,7 @@ class Forwarding:
         host = self.host
         if named := self._named(request.key):
             return [named] if host.reachable(named) else []
-        if request.shown or self._names_a_version(request):
+        if request.shown or _names_a_version(request):
             shown = self._shown_by(worker, request.key)
             return [shown] if shown and host.reachable(shown) else []
         names = host.owners(request.key) if request.key else sorted(host.members.placed())
@@ -99,11 +102,6 @@ class Forwarding:
             return None
         name = key.decode("utf-8", "replace")
         return name if self.host.members.state(name) else None
-
-    @staticmethod
-    def _names_a_version(request: Forward) -> bool:
-        place = _BASE.get(request.verb)
-        return place is not None and len(request.arguments) > place and request.arguments[place] is not None
 
     def _try(self, errand: _Errand) -> None:
         """Send it to the next host, or give up."""
@@ -134,16 +132,25 @@ class Forwarding:
         request = errand.request
         if message.moved:
             errand.moved.append(name)
-            if self._names_a_version(request):
+            if _names_a_version(request):
                 self._end(errand, Written.STALE.value)
             else:
                 self._try(errand)
-        elif message.failed is not None and request.verb in READS:
+        elif request.verb in READS and (message.failed is not None or self._may_know_more(errand, message.answer)):
             self._try(errand)
         else:
-            if request.verb == "load" or message.answer == Written.DONE.value:
+            if (request.verb == "load" and message.answer) or message.answer == Written.DONE.value:
                 self._remember(errand.worker, request.key, name)  # the worker knows that host's version now
             self._end(errand, message.answer, message.failed)
+
+    def _may_know_more(self, errand: _Errand, answer: Any) -> bool:
+        """Tell whether another host is left that may have what the browser has seen of a session, which this one lacks.
+
+        What is written next goes to the host that has shown the session, and must find there what was shown.
+        """
+        floor = errand.request.floor
+        left = any((peer := self.host.peers.get(name)) and peer.out for name in errand.hosts)
+        return bool(floor) and left and bool(missing(floor, with_marks(msgspec.convert(answer, Record | None))))
 
     def _remember(self, worker: int, key: bytes, name: str) -> None:
         """Note who showed a session to a worker, and to any: the threads of one may change their connections."""
@@ -160,7 +167,7 @@ class Forwarding:
 
     def _lost(self, errand: _Errand, name: str) -> None:
         request = errand.request
-        if request.verb in TWICE_IS_ONCE or (request.verb == "delete" and not self._names_a_version(request)):
+        if request.verb in TWICE_IS_ONCE or (request.verb == "delete" and not _names_a_version(request)):
             self._try(errand)
         else:
             self._end(errand, failed=f"{name} went away, and may have done it or not")
@@ -199,11 +206,14 @@ class Forwarding:
     def _is_elsewhere(self, message: Do) -> bool:
         """Tell whether another host should be asked: this one keeps no such session, or cannot say yet."""
         first = message.arguments[0] if message.arguments else None
-        if message.verb in AT_ONE_KEY and isinstance(first, bytes) and self.host.tables.replica(first) is not None:
-            return False
+        if message.verb in AT_ONE_KEY and isinstance(first, bytes):
+            if self.host.tables.replica(first) is not None:
+                return False
+            if _names_a_version(message):
+                return True  # it was shown elsewhere: that there is not even a tombstone says nothing
         if message.verb in AT_ONE_KEY | AT_A_TAG and isinstance(first, bytes) and not self.host.is_here(first):
             return True
-        return message.verb in READS and not self.host.members.me.ready
+        return message.verb in OF_WHAT_IS_THERE and not self.host.knows_all
 
     def _perform(self, link: Link, message: Do) -> None:
         try:
@@ -233,6 +243,11 @@ class Forwarding:
     def _answer(self, link: Link, did: Did) -> None:
         if self.host.links.get(link.number) is link:
             self.host.send(link, did)
+
+
+def _names_a_version(message: Forward | Do) -> bool:
+    place = _BASE.get(message.verb)
+    return place is not None and len(message.arguments) > place and message.arguments[place] is not None
 
 
 def _name_written(message: Do) -> bytes:

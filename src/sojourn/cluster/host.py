@@ -85,6 +85,8 @@ class Host:
         self.started = now
         self.epoch = 0
         """Grows when sessions are to be spread over other hosts than before."""
+        self.settled = True
+        """Whether what this host is to hold since then has come, from all who can be reached."""
         self._placed = self.members.placed()
         self._owners: dict[bytes, tuple[str, ...]] = {}
         self.digests = PairDigests(self)
@@ -189,17 +191,23 @@ class Host:
 
     def members_changed(self) -> bool:
         """Let the workers know; return whether sessions are to be spread anew."""
-        self.workers_know = False
-        self.tell_workers()
         self._count_expected()
         placed = self.members.placed()
         moved = placed != self._placed
         self._placed = placed
-        self.epoch += moved
         if moved:
+            self.epoch += 1
+            self.settled = self.settings.copies is None
             self._owners.clear()
             self.digests.clear()
+        self.workers_know = False
+        self.tell_workers()
         return moved
+
+    def is_settled(self) -> None:
+        """Everything was compared with everybody who can be reached since sessions were last spread anew."""
+        self.settled, self.workers_know = True, False
+        self.tell_workers()
 
     def tell_workers(self) -> None:
         """Let the workers know who is there, unless they do. What the storage does not take is tried again later.
@@ -209,7 +217,7 @@ class Host:
         if self.workers_know:
             return
         try:
-            self.tables.keep_view(View(self.members.all(), self.members.me.ready))
+            self.tables.keep_view(View(self.members.all(), self.knows_all))
             self.workers_know = True
         except StoreUnavailable as error:
             self.unusable(error)
@@ -234,6 +242,15 @@ class Host:
     def is_here(self, name: bytes) -> bool:
         """Tell whether this host should hold a name."""
         return self.me in (self._placed if self.settings.copies is None else self.owners(name))
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether what this host should hold and has not is nowhere: it has caught up, and taken its share over."""
+        return self.members.me.ready and self.settled
+
+    def knows(self, name: bytes) -> bool:
+        """Tell whether a name that is missing here is missing everywhere."""
+        return self.knows_all and self.is_here(name)
 
     def held_by(self, *hosts: str) -> Holds | None:
         """Return what tells of a name whether all the *hosts* should hold it; None: they should hold everything."""

@@ -53,6 +53,8 @@ class Forward(_Message):
     wait_ms: int
     shown: bool = False
     """Only the host will do that has shown the session to this worker, or has made its last write."""
+    floor: bytes = b""
+    """Where a session is loaded: what the browser has seen of it. Who has less is not the last to be asked."""
 
 
 class Status(_Message):

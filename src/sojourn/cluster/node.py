@@ -63,7 +63,7 @@ class Node:
         self.dialing = Dialing(host)
         self.shipping = Shipping(host)
         self.waiting = Waiting(host, self.shipping)
-        self.serving = Serving(host, self._is_settled)
+        self.serving = Serving(host, self.shipping.is_settled)
         self.pulling = Pulling(host)
         self.questions = Questions(host)
         self.forwarding = Forwarding(host, self.waiting.for_another)
@@ -172,6 +172,7 @@ class Node:
         if full or now_and_then:
             self.pulling.consider()
         self._consider_ready()
+        self._consider_settled()
 
     def _ping(self, peer: Peer, ping: wire.Ping) -> bool:
         """Ping a host on the stream that leads to it, or on both where it does not hear; return whether that went."""
@@ -371,9 +372,6 @@ class Node:
         if state == "dead" or (state == "suspect" and self.host.settings.copies is not None):
             self.comparing.urgently()  # what it wrote last may be on one other host only
 
-    def _is_settled(self) -> bool:
-        return all(flow.epoch == self.host.epoch for flow in self.shipping.flows.values())
-
     def _may_compare(self, peer: Peer) -> bool:
         """Tell whether two hosts have come near enough to each other that what differs is worth a look."""
         flow = self.shipping.flows.get(peer.name)
@@ -384,8 +382,12 @@ class Node:
         return self.host.members.me.ready and self.host.members.is_ready(peer.name)
 
     def _compared(self, name: str, epoch: int) -> None:
-        if flow := self.shipping.flows.get(name):
-            flow.epoch = epoch
+        self.shipping.compared(name, epoch)
+        self._consider_settled()
+
+    def _consider_settled(self) -> None:
+        if not self.host.settled and self.shipping.is_settled():
+            self.host.is_settled()
 
     def _ship(self) -> None:
         self._look = False

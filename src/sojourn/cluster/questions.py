@@ -84,10 +84,7 @@ class Questions:
 
     def _is_here(self, key: bytes, floor: bytes) -> bool:
         replica = self.host.tables.replica(key)
-        return not missing(floor, replica) and (replica is not None or self._knows(key))
-
-    def _knows(self, key: bytes) -> bool:
-        return self.host.members.me.ready and self.host.is_here(key)
+        return not missing(floor, replica) and (replica is not None or self.host.knows(key))
 
     def _too_many(self, key: bytes, floor: bytes) -> bool:
         bucket = self._bucket(key, wide=self._witness(key, floor) is None)
@@ -101,7 +98,7 @@ class Questions:
         """
         if self.host.tables.replica(key) is not None:
             return self._here
-        return self._everywhere if wide and self._knows(key) else self._nowhere
+        return self._everywhere if wide and self.host.knows(key) else self._nowhere
 
     def _begin(self, worker: int, request: Ask) -> None:
         host = self.host

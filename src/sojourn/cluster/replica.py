@@ -456,3 +456,11 @@ def missing(floor: bytes, replica: Replica | None) -> dict[Origin, int]:
     wanted = {entry[:ORIGIN_BYTES]: int.from_bytes(entry[ORIGIN_BYTES:], "big") for entry in entries}
     seen: Mapping[Origin, Mark] = replica.seen if replica else {}
     return {origin: time for origin, time in wanted.items() if seen.get(origin, _NO_MARK).time < time}
+
+
+def with_marks(record: Record | None) -> Replica | None:
+    """Return as much of a replica as tells what *record*, as a store loads it, contains: what its ``seen`` says."""
+    if record is None:
+        return None
+    entries = (record.seen[at : at + _ENTRY] for at in range(0, len(record.seen), _ENTRY))
+    return Replica(seen={entry[:ORIGIN_BYTES]: Mark(int.from_bytes(entry[ORIGIN_BYTES:], "big")) for entry in entries})

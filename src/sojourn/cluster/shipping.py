@@ -119,6 +119,15 @@ class Shipping:
         flow = self.flows.get(name)
         return flow is not None and time <= flow.before and not self._is_compared(flow)
 
+    def compared(self, name: str, epoch: int) -> None:
+        """Everything was compared with a host, for that spread of sessions over the hosts."""
+        if flow := self.flows.get(name):
+            flow.epoch = epoch
+
+    def is_settled(self) -> bool:
+        """Tell whether everything was compared with all who can be reached since sessions were last spread anew."""
+        return all(flow.epoch == self.host.epoch for flow in self.flows.values())
+
     def _is_compared(self, flow: Flow) -> bool:
         return self.host.settings.copies is None or flow.epoch == self.host.epoch
 

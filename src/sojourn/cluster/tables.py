@@ -16,7 +16,7 @@ from sojourn.cluster.wire import Change, Changes, Member, Progress
 Holds = Callable[[bytes], bool]
 """Says of a name whether a certain host holds a copy of it."""
 
-AWAY = 1024  # sessions at most of which a process remembers that others wrote to them for it
+AWAY = 1024  # sessions at most of which a process remembers that others have shown them, or have written to them
 
 BUCKETS = 1024
 """Into which all names are parted, by their first bits, so that storage reads one of them in its own order."""
@@ -70,7 +70,10 @@ class Tables(Protocol):
     follows: bool
     """Whether who ships a log here has always shipped all of it: False where sessions move (``replica.received``)."""
 
-    away: Recent[bytes]
+    shown_away: Recent[bytes]
+    """Sessions that other hosts have shown to this process last: what names a version belongs there."""
+
+    written_away: Recent[bytes]
     """Sessions that this process had other hosts write to a moment ago, which their copies here may not show yet."""
 
     @property

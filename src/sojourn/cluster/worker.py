@@ -18,9 +18,9 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from sojourn.cluster import ring
-from sojourn.cluster.clock import ORIGIN_BYTES, TIME_BYTES, milliseconds
+from sojourn.cluster.clock import milliseconds
 from sojourn.cluster.local import Answer, Ask, Asked, Await, Forward, Forwarded, Nudge, Request, Settled
-from sojourn.cluster.replica import Mark, Replica, floor_of, merge, missing, to_record
+from sojourn.cluster.replica import Replica, floor_of, merge, missing, to_record, with_marks
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.tables import Done, Tables, View
 from sojourn.core.capability import Page, Records
@@ -35,7 +35,6 @@ PACE = 256  # writes, about, that with acks=0 wait for nobody between two that d
 AT_ONCE = 16  # records in one forwarded answer: of the largest sessions these are 4 MiB, half of what a frame may have
 
 _GONE_FROM_RING = ("dead", "left")
-_MARK = ORIGIN_BYTES + TIME_BYTES
 
 
 # -- where a key belongs -------------------------------------------------------------------------------------------
@@ -46,12 +45,17 @@ def places(tables: Tables, settings: Settings, key: bytes) -> bool:
     return settings.copies is None or settings.me in _owners(tables.view(), settings, key)
 
 
+def serves(tables: Tables, settings: Settings, key: bytes) -> bool:
+    """Tell whether this host keeps a session, and nobody else has shown it to this process last."""
+    return key not in tables.shown_away and places(tables, settings, key)
+
+
 def shows_own_writes(tables: Tables, settings: Settings, key: bytes) -> bool:
     """Tell whether the copy here contains what this process has written: this host keeps it, and did so all the time.
 
     It may have come to keep it a moment ago, when another one that is about to leave had just written for it.
     """
-    return key not in tables.away and places(tables, settings, key)
+    return key not in tables.written_away and places(tables, settings, key)
 
 
 def _owners(view: View, settings: Settings, key: bytes) -> tuple[str, ...]:
@@ -78,15 +82,18 @@ def load_seen(tables: Tables, settings: Settings, key: bytes, floor: bytes) -> T
     if not places(tables, settings, key):
         # What lies here is left over, and nobody sends what becomes of it: a logout on an owner would go unheard.
         try:
-            elsewhere = yield from _forward(settings, key, "load", (key,), Record | None)
+            elsewhere = yield from _forward(settings, key, "load", (key,), Record | None, floor=floor)
         except StoreUnavailable:
             if replica is None or missing(floor, replica):
                 raise
             return _as_loaded(replica)  # cut off from all owners: as on either side of a partition
-        if not missing(floor, _with_marks(elsewhere)):
+        tables.shown_away.note(key)
+        if not missing(floor, with_marks(elsewhere)):
             return elsewhere
-    elif not missing(floor, replica) and (replica or _knows(tables, settings, key)):
-        return _as_loaded(replica)
+    else:
+        tables.shown_away.forget(key)
+        if not missing(floor, replica) and (replica or _knows(tables, settings, key)):
+            return _as_loaded(replica)
     yield from _fetch(settings, key, floor)
     replica = tables.replica(key)
     return elsewhere if replica is None else _as_loaded(replica)
@@ -100,14 +107,14 @@ def floor(tables: Tables, settings: Settings, key: bytes) -> Talk[bytes]:
     replica = tables.replica(key)
     if shows_own_writes(tables, settings, key):
         return floor_of(replica) if replica else b""
-    tables.away.forget(key)  # also where nobody answers: then no later question will be answered either
+    tables.written_away.forget(key)  # also where nobody answers: then no later question will be answered either
     record = yield from _forward(settings, key, "load", (key,), Record | None, shown=True)
-    there = _with_marks(record)
+    there = with_marks(record)
     if there and replica and not replica.has_ended:
         there = merge(there, Replica(seen=replica.seen))
     seen = floor_of(there) if there else b""
     if missing(seen, replica):
-        tables.away.note(key)
+        tables.written_away.note(key)
     return seen
 
 
@@ -284,17 +291,14 @@ def _as_loaded(replica: Replica | None) -> Record | None:
     return to_record(replica)._replace(seen=floor_of(replica))
 
 
-def _with_marks(record: Record | None) -> Replica | None:
-    """Return as much of a replica as tells what *record* contains."""
-    if record is None:
-        return None
-    marks = (record.seen[at : at + _MARK] for at in range(0, len(record.seen), _MARK))
-    return Replica(seen={mark[:ORIGIN_BYTES]: Mark(int.from_bytes(mark[ORIGIN_BYTES:], "big")) for mark in marks})
-
-
 def _change(tables: Tables, settings: Settings, key: bytes, verb: str, arguments: tuple[Any, ...]) -> Talk[Written]:
-    """Perform a verb on a session that should be there: here, or where it is kept."""
-    if not places(tables, settings, key):
+    """Perform a verb on a session that should be there: here, or where it is kept.
+
+    One that names a version, the last argument, where that was shown: this host may have come to keep the session
+    since, and know nothing of it yet.
+    """
+    is_mine = places if arguments[-1] is None else serves
+    if not is_mine(tables, settings, key):
         return (yield from _written_away(tables, settings, key, verb, arguments))
     answer: Written = yield from _write(tables, settings, key, verb, arguments)
     if answer is Written.GONE and tables.replica(key) is None and not tables.view().ready:
@@ -360,13 +364,20 @@ def _fetch(settings: Settings, key: bytes, floor: bytes) -> Talk[None]:
 
 
 def _forward(
-    settings: Settings, key: bytes, verb: str, arguments: tuple[Any, ...], kind: Any, *, shown: bool = False
+    settings: Settings,
+    key: bytes,
+    verb: str,
+    arguments: tuple[Any, ...],
+    kind: Any,
+    *,
+    shown: bool = False,
+    floor: bytes = b"",
 ) -> Talk[Any]:
     """Have another host perform a verb, and return its answer as a *kind*.
 
     One of those that keep *key*, the private key of a session or a tag; or the one of that name.
     """
-    answer = yield Forward(0, key, verb, tuple(map(_plain, arguments)), wait_ms(settings), shown)
+    answer = yield Forward(0, key, verb, tuple(map(_plain, arguments)), wait_ms(settings), shown, floor)
     if not isinstance(answer, Forwarded):
         raise StoreUnavailable(f"the session is on other hosts, and none has answered to {verb} in time")
     if answer.failed is not None:
@@ -379,7 +390,8 @@ def _written_away(
 ) -> Talk[Written]:
     answer: Written = yield from _forward(settings, key, verb, arguments, Written)
     if answer is Written.DONE:
-        tables.away.note(key)
+        tables.shown_away.note(key)
+        tables.written_away.note(key)
     return answer
 
 

@@ -74,7 +74,7 @@ class PeersStore:
         if not self._agent.greeted:
             self._agent.greet()
         record = self._tables.load(key)
-        if suffices(record, floor) and worker.places(self._tables, self._settings, key):
+        if suffices(record, floor) and worker.serves(self._tables, self._settings, key):
             return record
         return self._run(worker.load_seen(self._tables, self._settings, key, floor))
 

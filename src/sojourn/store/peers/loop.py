@@ -79,7 +79,7 @@ class AsyncPeersStore:
         if not self._greeted:
             self._greet()
         record = self._tables.load(key)
-        if suffices(record, floor) and worker.places(self._tables, self._settings, key):
+        if suffices(record, floor) and worker.serves(self._tables, self._settings, key):
             return record
         return await self._run(worker.load_seen(self._tables, self._settings, key, floor))
 

@@ -45,7 +45,8 @@ class BaseTables(ABC):
         """The longest that a session may live, in milliseconds: for as long an ended one is remembered."""
         self.follows = True
         """Whether each host holds every session; see ``replica.received``."""
-        self.away: Recent[bytes] = Recent(AWAY)
+        self.shown_away: Recent[bytes] = Recent(AWAY)
+        self.written_away: Recent[bytes] = Recent(AWAY)
 
     @property
     @abstractmethod
