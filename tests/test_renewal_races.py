@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from sojourn import Policy, Session, SessionManager
+from sojourn.core.ids import SessionId
 from sojourn.core.ops import Written
 from sojourn.core.outcome import Action, Happened, Outcome
+from sojourn.core.principals import tag_of
 from sojourn.store.memory import MemoryStore
 from sojourn.testing import FakeClock
 
@@ -181,3 +183,30 @@ def test_a_late_logout_that_ends_nothing_is_in_the_events() -> None:
     socket.logout()
     socket.save()
     assert events[-1] is Happened.LOST
+
+
+def list_the_old_id_alone(shop: Shop, old: str, new: str) -> None:
+    """Leave the list as it is on a host that has heard of a renewal, and not yet of what was listed with it."""
+    keys = [SessionId.parse(token).private for token in (old, new)]  # type: ignore[union-attr]
+    tag, now = tag_of("alice"), shop.clock()
+    shop.store.enlist(tag, keys[0], now, now + 1000)
+    shop.store.delist(tag, keys[1:])
+
+
+def test_what_took_over_from_a_session_that_is_listed_ends_with_it() -> None:
+    shop = Shop()
+    old = shop.login()
+    middle = shop.visit(old, Session.rotate)
+    new = shop.visit(middle, Session.rotate)
+    list_the_old_id_alone(shop, old, new)
+    assert shop.manager.revoke("alice") > 0
+    assert shop.alive(old, middle, new) == [False, False, False]
+
+
+def test_what_took_over_is_kept_where_it_is_the_callers_own() -> None:
+    shop = Shop()
+    old = shop.login()
+    new = shop.visit(old, Session.rotate)
+    list_the_old_id_alone(shop, old, new)
+    shop.manager.revoke("alice", keep=shop.begin(new))
+    assert shop.alive(new) == [True]

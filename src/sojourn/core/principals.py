@@ -79,14 +79,15 @@ def revoke(tag: bytes, ends: Callable[[bytes], bool]) -> Flow[int]:
     """End the sessions listed under *tag* whose private key *ends* accepts; return how many there were.
 
     Repeated until nothing is found: a renewal may have moved a session to where this pass had already looked. A login
-    that is under way at this moment either is found or counts as one that came after.
+    that is under way at this moment either is found or counts as one that came after. What took over from a session
+    that is listed ends with it: where hosts keep the index each for itself, that may not be listed here yet.
     """
-    return (yield from _delete_all(lambda cursor: Find(tag, cursor), ends))
+    return (yield from _delete_all(lambda cursor: Find(tag, cursor), ends, follow=True))
 
 
 def revoke_all(kept: Container[bytes] = ()) -> Flow[int]:
     """End every session in the store, but for the *kept* private keys; return how many there were."""
-    return (yield from _delete_all(Scan, lambda key: key not in kept))
+    return (yield from _delete_all(Scan, lambda key: key not in kept, follow=False))
 
 
 def enlist(key: bytes, record: Record, terms: Terms) -> Flow[None]:
@@ -124,14 +125,29 @@ def keep_to_bound(principal: str, terms: Terms) -> Flow[int]:
     return ended
 
 
-def _delete_all(pages: Callable[[bytes | None], Performable], ends: Callable[[bytes], bool]) -> Flow[int]:
+def _and_successors(keys: list[bytes], ends: Callable[[bytes], bool]) -> Flow[list[bytes]]:
+    """Return *keys*, and those of the records that took over from them and *ends* accepts."""
+    found = newest = keys
+    for _ in range(PASSES):
+        records: Records = yield LoadMany(newest)
+        successors = [record.successor for record in records if record and record.successor]
+        newest = [key for key in dict.fromkeys(successors) if key not in found and ends(key)]
+        if not newest:
+            break
+        found = found + newest
+    return found
+
+
+def _delete_all(
+    pages: Callable[[bytes | None], Performable], ends: Callable[[bytes], bool], *, follow: bool
+) -> Flow[int]:
     ended = 0
     for number in range(PASSES):
         before, cursor, several = ended, None, False
         for _ in range(MOST_PAGES):
             page: Page = yield pages(cursor)
             if keys := [key for key in page.keys if ends(key)]:
-                ended += yield DeleteMany(keys)
+                ended += yield DeleteMany((yield from _and_successors(keys, ends)) if follow else keys)
             if (cursor := page.cursor) is None:
                 break
             several = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sojourn.cluster import tables as contract
+from sojourn.cluster.limits import Recent
 from sojourn.cluster.local import Answer, Forwarded, Nudge, Settled, Status, View
 from sojourn.cluster.replica import Replica
 from sojourn.cluster.tables import Done
@@ -30,6 +31,8 @@ class ScriptedTables:
     def __init__(self) -> None:
         self.written = 0
         self.mine = True
+        self.shown_away: Recent[bytes] = Recent(1)
+        self.written_away: Recent[bytes] = Recent(1)
 
     def view(self) -> contract.View:
         state = "dead" if self.mine else "alive"
