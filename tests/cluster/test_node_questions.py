@@ -411,6 +411,20 @@ def test_what_a_host_has_stored_since_it_answered_is_no_proof_that_the_floor_is_
     assert not machine.reply_to(99).known
 
 
+def test_a_host_that_joins_knows_that_one_that_died_before_may_have_what_is_missing(pump: Pump) -> None:
+    pump.cut = {(C, A), (C, B)}
+    pump.create(C, "s", n="1")
+    seen = floor(pump, C)
+    pump.kill(C)
+    assert pump.run(15, lambda: pump.state(A, C) == pump.state(B, C) == "dead")
+    pump.seeds = (A,)
+    pump.start("d:1")
+    assert pump.run(5, lambda: pump.is_ready("d:1"))
+    assert not ask(pump, "d:1", seen).known
+    assert pump.ask(B, local.Forget(0, C)).view["forgotten"]
+    assert pump.run(2, lambda: ask(pump, "d:1", seen).known)
+
+
 def test_a_host_that_is_about_to_leave_is_asked_for_what_it_has_not_handed_on_yet(pump: Pump) -> None:
     pump.cut = {(A, B), (A, C)}
     pump.create(A, "s", n="1")

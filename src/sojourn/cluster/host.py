@@ -165,12 +165,19 @@ class Host:
         return set(self.settings.seeds) - {self.me}
 
     def unheard(self) -> bool:
-        """Tell whether there is a host of the settings of which nothing was heard yet, not even that it has left."""
+        """Tell whether there is a host of which nothing was heard yet, not even that it has left.
+
+        The settings name it, or it died before this host joined: others call it dead, and may have nothing of what it
+        wrote last.
+        """
         return bool(self._unheard_of())
 
     def _unheard_of(self) -> set[str]:
-        left = {name for peer in self.peers.values() for name, state in peer.states.items() if state == "left"}
-        return {name for name in self.seeds() - left if self.members.state(name) is None}
+        said = {one for peer in self.peers.values() for one in peer.states.items()}
+        left = {name for name, state in said if state == "left"}
+        dead = {name for name, state in said if state == "dead"}
+        there = (self.seeds() | dead) - left - {self.me}
+        return {name for name in there if self.members.state(name) is None}
 
     def told(self, peer: Peer, members: Iterable[Member]) -> None:
         """Note in which state a host says that each is."""
