@@ -190,7 +190,7 @@ class Measured:
 
 def measured(text: str) -> Measured | None:
     """Read a results file; None where it lacks what is needed."""
-    cpu = {row[0]: row[3] for row in _table(text, "cluster | bytes a write, all hosts")}
+    cpu = {row[0]: row[3] for row in _table(text, "a write | to each that holds a copy")}
     taken = _between(text, "and had everything after ", " s")
     if "3 hosts, copies=all" not in cpu or not taken or "100,000 sessions of 2 KB" not in text:
         return None
