@@ -1,8 +1,9 @@
 """Known: what a history says, looked through once. Checkers ask it; it knows nothing of the simulation.
 
 What must be there is decided by cause and effect, not by time: a write's *past* is what its browser had seen or written
-before, and the past of that. No value may be shown, or be left at the end, that lies in the past of a write which the
-browser has seen, or which was acknowledged. Of two writes that did not know of each other either may stand.
+before, and the past of that. A browser has seen what it was shown, and of the past of that what was not missing beside.
+No value may be shown, or be left at the end, that lies in the past of a write which the browser has seen, or which was
+acknowledged. Of two writes that did not know of each other either may stand.
 
 What a write is worth when disks are lost: it was acknowledged by so many hosts, and that many losses it survives. From
 the next quiet on it is everywhere. What was not acknowledged survives no loss, but a browser that has seen it is not
@@ -45,8 +46,6 @@ class Known:
         self._seen: dict[int, frozenset[int]] = defaultdict(frozenset)
         self._fresh: set[int] = set()
         self._parents: dict[str, str] = {}
-        self._renewed: dict[str, list[Sent]] = defaultdict(list)
-        """By session: the requests so far that would give it another id."""
         self._losses: list[tuple[float, str]] = []
         self._clocks: dict[str, list[tuple[float, float]]] = {}
         self._quiet: list[tuple[float, int]] = []
@@ -70,8 +69,6 @@ class Known:
         self.sent[sent.request], self.end = sent, sent.at
         expected = self._seen[sent.client] if sent.session and sent.does not in PEEKING else frozenset[int]()
         self.expected[sent.request] = expected
-        if sent.session and sent.does in ("renew", "login"):
-            self._renewed[sent.session].append(sent)
         if sent.mark:
             self.request_of[sent.mark], self.past[sent.mark], self.key_of[sent.mark] = (
                 sent.request,
@@ -83,9 +80,9 @@ class Known:
         self.answered[answer.request], self.end = answer, answer.at
         if not answer.ok or sent.does in PEEKING:
             return
-        saw = self._closed(answer.reads.values()) if answer.found else frozenset[int]()
+        saw = self._shown(sent, answer) if answer.found else frozenset[int]()
         base = self.expected[sent.request] if answer.found else frozenset[int]()
-        if sent.mark and not self._may_have_moved(sent):
+        if sent.mark:
             self.past[sent.mark] = base | saw if answer.covered else saw
         if answer.found and answer.session and sent.session:
             self._unite(sent.session, answer.session)
@@ -99,19 +96,21 @@ class Known:
         else:
             self._seen[sent.client] = base
 
-    def _may_have_moved(self, sent: Sent) -> bool:
-        """Tell whether a write may have gone to what another browser has made of the session meanwhile.
+    def _shown(self, sent: Sent, answer: Answered) -> frozenset[int]:
+        """Return what an answer shows, and what lies in the past of that, as far as it shows nothing older.
 
-        There it stands without what it had found: that was written to the old id, perhaps on one side of a cut only.
-        Once all is quiet every host shows the old id as the new one, and what is found there is what is written to.
+        A write travels in the log of its host, and not with all that its writer had seen of third hosts. Where these
+        are cut off it may be shown without; so it may where it went to what another browser made of the session.
         """
-        renewals = self._renewed.get(sent.session or "", [])
-        return any(other.client != sent.client and not self._is_known_everywhere(other, sent.at) for other in renewals)
+        assert sent.session
+        family, shown = self.family(sent.session), frozenset(answer.reads.values())
+        closed = self._closed(shown)
+        return frozenset(mark for mark in closed if mark in shown or not self._lacks(answer, mark, family))
 
-    def _is_known_everywhere(self, renewal: Sent, at: float) -> bool:
-        answer = self.answered.get(renewal.request)
-        quiet = self.quiet_since(answer.at) if answer else None
-        return quiet is not None and quiet <= at
+    def _lacks(self, answer: Answered, mark: int, family: str) -> bool:
+        """Tell whether an answer shows something older than *mark*."""
+        keys = self.key_of.get(mark, {})
+        return any(self.is_older(answer.reads.get(key), mark, key, family, answer.at) for key in keys)
 
     def _closed(self, marks: object) -> frozenset[int]:
         closed: set[int] = set()
