@@ -464,15 +464,20 @@ def test_who_lacks_what_the_browser_has_seen_is_not_the_last_owner_that_is_asked
     assert pump.machines[other].tables.replica(key).version == 2  # type: ignore[union-attr]
 
 
-def test_a_version_of_which_a_host_has_nothing_at_all_is_stale_and_not_gone(pump: Pump) -> None:
+def test_who_has_shown_nothing_of_what_the_browser_has_seen_is_not_asked_to_change_it(pump: Pump) -> None:
+    """It would say that the session is gone, and a login or a logout would go on while it lives."""
     create(pump, "s")
     pump.run(1)
+    one, other = owners(pump, "s")
     here, key = stranger(pump, "s"), key_of("s")
-    assert load(pump, here, "s")
-    for name in owners(pump, "s"):
+    seen = floor_of(pump.machines[one].tables.replica(key))  # type: ignore[arg-type]
+    for name in (one, other):
         tables = pump.machines[name].tables
         tables.drop({one: digest for bucket in range(BUCKETS) for one, digest in tables.names(bucket).items()})
+    assert pump.ask(here, local.Forward(0, key, "load", (key,), 500, floor=seen)).answer is None
     assert forward(pump, here, "delete", key, 1).answer == Written.STALE.value
+    assert pump.ask(here, local.Forward(0, key, "load", (key,), 500)).answer is None
+    assert forward(pump, here, "delete", key, 1).answer == Written.GONE.value, "nobody has seen anything of it"
 
 
 def test_a_copy_that_is_missing_although_everything_was_shipped_is_found_and_brought() -> None:

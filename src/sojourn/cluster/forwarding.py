@@ -139,7 +139,9 @@ class Forwarding:
         elif request.verb in READS and (message.failed is not None or self._may_know_more(errand, message.answer)):
             self._try(errand)
         else:
-            if (request.verb == "load" and message.answer) or message.answer == Written.DONE.value:
+            if message.answer == Written.DONE.value or (
+                request.verb == "load" and not _is_older(message.answer, request)
+            ):
                 self._remember(errand.worker, request.key, name)  # the worker knows that host's version now
             self._end(errand, message.answer, message.failed)
 
@@ -148,9 +150,8 @@ class Forwarding:
 
         What is written next goes to the host that has shown the session, and must find there what was shown.
         """
-        floor = errand.request.floor
         left = any((peer := self.host.peers.get(name)) and peer.out for name in errand.hosts)
-        return bool(floor) and left and bool(missing(floor, with_marks(msgspec.convert(answer, Record | None))))
+        return left and _is_older(answer, errand.request)
 
     def _remember(self, worker: int, key: bytes, name: str) -> None:
         """Note who showed a session to a worker, and to any: the threads of one may change their connections."""
@@ -206,11 +207,8 @@ class Forwarding:
     def _is_elsewhere(self, message: Do) -> bool:
         """Tell whether another host should be asked: this one keeps no such session, or cannot say yet."""
         first = message.arguments[0] if message.arguments else None
-        if message.verb in AT_ONE_KEY and isinstance(first, bytes):
-            if self.host.tables.replica(first) is not None:
-                return False
-            if _names_a_version(message):
-                return True  # it was shown elsewhere: that there is not even a tombstone says nothing
+        if message.verb in AT_ONE_KEY and isinstance(first, bytes) and self.host.tables.replica(first) is not None:
+            return False
         if message.verb in AT_ONE_KEY | AT_A_TAG and isinstance(first, bytes) and not self.host.is_here(first):
             return True
         return message.verb in OF_WHAT_IS_THERE and not self.host.knows_all
@@ -243,6 +241,12 @@ class Forwarding:
     def _answer(self, link: Link, did: Did) -> None:
         if self.host.links.get(link.number) is link:
             self.host.send(link, did)
+
+
+def _is_older(answer: Any, request: Forward) -> bool:
+    """Tell whether a session, as another host has loaded it, lacks something that the browser has seen."""
+    floor = request.floor
+    return bool(floor) and bool(missing(floor, with_marks(msgspec.convert(answer, Record | None))))
 
 
 def _names_a_version(message: Forward | Do) -> bool:

@@ -50,6 +50,7 @@ def _member(node: Node, member: Member) -> dict[str, Any]:
         "incarnation": member.incarnation,
         "origin": member.origin.hex(),
         "connected": mine or bool(peer and peer.out and peer.into),
+        "hears": mine or bool(peer and not peer.deaf),  # this host, by what it has said last
         "lag_ms": 0 if mine else _lag_ms(node.shipping, member.name),
         "behind": 0 if mine else flow.behind if flow else None,
     }

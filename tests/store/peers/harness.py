@@ -42,7 +42,8 @@ from sojourn.core.ops import Load
 from sojourn.core.policy import DAY, LONGEST
 from sojourn.core.record import Record
 from sojourn.drive import aperform, perform
-from sojourn.store.peers import PeersPair, channel, settings_of
+from sojourn.errors import StoreUnavailable
+from sojourn.store.peers import PeersPair, channel, operators, settings_of
 from sojourn.testing import StoreHarness
 from sojourn.testing.fakes import START
 
@@ -166,7 +167,16 @@ class Hosts:
     def _is_ready(self, host: Host) -> bool:
         view = host.pair.tables.view()
         alive = {member.name for member in view.members if member.state == "alive"} | {host.name}
-        return view.ready and alive >= {other.name for other in self.all}
+        return view.ready and alive >= {other.name for other in self.all} and self._is_heard(host)
+
+    def _is_heard(self, host: Host) -> bool:
+        """Tell whether all others say that they hear a host: one that was silent for a moment is asked again then."""
+        try:
+            members = operators.status(host.pair.settings)["members"]
+        except StoreUnavailable:
+            return False
+        hearing = {one["name"] for one in members if one["hears"]}
+        return hearing >= {other.name for other in self.all}
 
     def settle(self) -> None:
         """Wait until every host has all that the others have written."""
