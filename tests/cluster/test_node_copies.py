@@ -392,18 +392,25 @@ def test_who_comes_to_keep_a_session_meanwhile_says_what_was_written_for_it_and_
     assert worker.shows_own_writes(machine.tables, rules, key)  # from now on without a question
 
 
-def test_what_names_a_version_goes_to_who_has_shown_it_also_where_this_host_keeps_the_session_by_now(
-    pump: Pump,
-) -> None:
-    """It knows nothing of the session yet: to say that it is gone would let it live on after its logout."""
+def comes_to_keep_what_it_was_shown(pump: Pump) -> tuple[str, str, str]:
+    """Have a host look at a session on others, and then be one that keeps it; return it, and those that kept it."""
     create(pump, "s")
     pump.run(1)
     one, other = owners(pump, "s")
     here = ring.owners(key_of("s"), [name for name in HOSTS if name != one], 2)[1]
+    machine = pump.machines[here]
+    assert talk_of(pump, here, worker.load(machine.tables, machine.node.host.settings, key_of("s")))
+    becomes_an_owner(pump, here, one)
+    return here, one, other
+
+
+def test_what_names_a_version_goes_to_who_has_shown_it_also_where_this_host_keeps_the_session_by_now(
+    pump: Pump,
+) -> None:
+    """It knows nothing of the session yet: to say that it is gone would let it live on after its logout."""
+    here, one, other = comes_to_keep_what_it_was_shown(pump)
     machine, key = pump.machines[here], key_of("s")
     rules = machine.node.host.settings
-    assert talk_of(pump, here, worker.load(machine.tables, rules, key))
-    becomes_an_owner(pump, here, one)
     assert worker.places(machine.tables, rules, key)
     assert machine.tables.replica(key) is None
     assert talk_of(pump, here, worker.delete(machine.tables, rules, key, 1)) is Written.DONE
@@ -412,14 +419,9 @@ def test_what_names_a_version_goes_to_who_has_shown_it_also_where_this_host_keep
 
 
 def test_once_the_copy_here_was_shown_what_names_its_version_stays_here(pump: Pump) -> None:
-    create(pump, "s")
-    pump.run(1)
-    one, other = owners(pump, "s")
-    here = ring.owners(key_of("s"), [name for name in HOSTS if name != one], 2)[1]
+    here, _, other = comes_to_keep_what_it_was_shown(pump)
     machine, key = pump.machines[here], key_of("s")
     rules = machine.node.host.settings
-    assert talk_of(pump, here, worker.load(machine.tables, rules, key))
-    becomes_an_owner(pump, here, one)
     machine.tables.accept(pump.machines[other].tables.copies((key,)))
     with pytest.raises(StopIteration):
         next(worker.load(machine.tables, rules, key))
