@@ -24,28 +24,32 @@ URL = "peers://127.0.0.1:1"
 
 
 @pytest.fixture
-def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory in which an agent is a line in a file."""
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A store's directory, whose agents are lines in a file elsewhere: nobody waits for one, so it may outlive it."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/started\nls -l /proc/$$/fd >>{tmp_path}/open\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
     with directories() as path:
-        program = path / "python"
-        program.write_text(f'#!/bin/sh\necho "$@" >>{path}/started\nls -l /proc/$$/fd >>{path}/open\n')
-        program.chmod(0o700)
-        monkeypatch.setattr(sys, "executable", str(program))
         yield path
 
 
-def started(directory: Path) -> list[str]:
-    path = directory / "started"
+def started(tmp_path: Path) -> list[str]:
+    path = tmp_path / "started"
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_an_agent_is_started_by_exec_with_the_url_and_the_callers_search_path_left_out(directory: Path) -> None:
+def test_an_agent_is_started_by_exec_with_the_url_and_the_callers_search_path_left_out(
+    directory: Path, tmp_path: Path
+) -> None:
     assert start(directory, URL)
-    (line,) = until(lambda: started(directory), "it was started")
+    (line,) = until(lambda: started(tmp_path), "it was started")
     assert line == f"-P -m sojourn.store.peers.agent {URL}"
 
 
-def test_many_threads_and_processes_at_once_start_one(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_threads_and_processes_at_once_start_one(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(starting, "PACE", 60.0)  # on a busy machine four interpreters may come one after the other
     code = (
         "import sys; from pathlib import Path; from sojourn.store.peers import start as s; s.PACE = 60; "
@@ -60,7 +64,7 @@ def test_many_threads_and_processes_at_once_start_one(directory: Path, monkeypat
         theirs = [process.communicate("")[0].strip() == "True" for process in others]
     first = sum(future.result() for future in mine)
     assert (first, sum(theirs)) == (1, 0)
-    until(lambda: len(started(directory)) == 1, "it was started")
+    until(lambda: len(started(tmp_path)) == 1, "it was started")
 
 
 def test_one_that_died_is_started_again_after_the_pace(directory: Path) -> None:
@@ -100,12 +104,13 @@ def test_a_forked_child_can_start_one_although_a_thread_of_its_parent_was_starti
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_an_agent_inherits_no_descriptor_and_its_log_is_private(directory: Path) -> None:
+def test_an_agent_inherits_no_descriptor_and_its_log_is_private(directory: Path, tmp_path: Path) -> None:
     with open(directory / "inheritable", "wb") as file:
         os.set_inheritable(file.fileno(), True)
         assert start(directory, URL)
-    until(lambda: (directory / "open").exists() and "agent.log" in (directory / "open").read_text(), "it was started")
-    assert "inheritable" not in (directory / "open").read_text()
+    seen = tmp_path / "open"
+    until(lambda: seen.exists() and "agent.log" in seen.read_text(), "it was started")
+    assert "inheritable" not in seen.read_text()
     assert stat.S_IMODE((directory / LOG).stat().st_mode) == 0o600
 
 
