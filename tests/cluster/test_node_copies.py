@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.cluster.pump import Pump, key_of, record
+from tests.cluster.pump import START, Pump, key_of, record
 
 from sojourn.cluster import local, ring, wire, worker
 from sojourn.cluster.replica import floor_of
@@ -197,6 +197,14 @@ def test_a_host_that_joins_takes_its_share_and_the_others_forget_it() -> None:
 
 
 @pytest.mark.slow
+def test_at_rest_too_copies_go_where_they_belong_as_many_a_second_as_there_is_room_for(pump: Pump) -> None:
+    texts = [f"s{number}" for number in range(100)]
+    for text in texts:
+        pump.machines[stranger(pump, text)].tables.perform("create", (key_of(text), record(START + pump.now)))
+    pump.run(4)
+    assert [text for text in texts if holders(pump, text) != {*owners(pump, text)}] == []
+
+
 def test_writes_during_a_move_are_on_all_owners_after_it(pump: Pump) -> None:
     texts = [f"s{number}" for number in range(40)]
     for text in texts:

@@ -17,10 +17,10 @@ from sojourn.cluster.wire import Copies, Lacks, Message, Offer
 
 AT_ONCE = 128  # names in one offer: all of the largest sessions are 32 MiB, half of what may wait for a host
 LOOKED_AT = 4096  # names, about, before others have their turn
-AT_REST = 1024  # the same a second, where there is no hurry
+AT_REST = 1024  # the same in SLOW_EVERY, where there is no hurry
 BUCKET_COSTS = 16  # to look into one, in names
 AGAIN, REST = 2.0, 10  # seconds until a pass that had to keep names is repeated, or so many times as it took
-SLOW_EVERY = 1.0  # seconds between two looks where nothing is known to be left
+SLOW_EVERY = 1.0  # seconds
 
 
 @dataclass(slots=True)
@@ -64,15 +64,14 @@ class Handover:
             return
         if self._again <= self.host.now:
             self.urgently()
-        is_time = self.urgent or self._at + SLOW_EVERY <= self.host.now
-        if is_time:
-            self._at = self.host.now
-        self._looked_at = 0
+        if self.urgent or self._at + SLOW_EVERY <= self.host.now:
+            self._at, self._looked_at = self.host.now, 0
         most = LOOKED_AT if self.urgent else AT_REST
-        while self._looked_at < most and not self._slice and (is_time or self._slices):
+        while not self._slice and (self._slices or self._looked_at < most):
             if self._slices:
                 self._offer(self._slices.pop())
             elif not self._next_bucket():
+                self._looked_at = most  # the next pass begins with the next second
                 return
 
     def is_done(self) -> bool:
