@@ -160,6 +160,13 @@ class Pump:
                 case End():
                     machine.ended, machine.up = True, False
 
+    def break_stream(self, link: int) -> None:
+        """Have a stream break; both of its ends hear of it."""
+        name, far = self._ends.pop(link)
+        owner, _ = self._ends.pop(far)
+        self.later(lambda: self._closed(name, far))
+        self.later(lambda: self._closed(owner, link))
+
     def _connect(self, machine: Machine, name: str) -> None:
         other = self.machines.get(name)
         if not machine.up or self.machines[machine.name] is not machine:

@@ -268,6 +268,20 @@ def test_what_a_host_says_is_not_undone_by_what_it_said_before_on_its_other_stre
     assert node.host.reachable(B)
 
 
+def test_a_host_that_greets_this_one_hears_it_also_where_the_ping_that_said_so_was_lost(pump: Pump) -> None:
+    pump.run(1)
+    machine = pump.machines[A]
+    node, peer = machine.node, machine.node.host.peers[B]
+    assert peer.out
+    assert peer.into
+    members = pump.machines[B].node.host.members.all()
+    deaf = tuple(one._replace(state="suspect") if one.name == A else one for one in members)
+    pump.do(machine, node.received(peer.out.number, wire.Ping(peer.said_ms + 20, deaf, {}), pump.now))
+    assert not node.host.reachable(B)
+    pump.break_stream(peer.into.number)
+    assert pump.run(2, lambda: node.host.reachable(B))
+
+
 def test_a_host_that_stood_still_for_nearly_as_long_as_makes_suspect_takes_nobody_for_silent(pump: Pump) -> None:
     """What the others said meanwhile waits in its sockets, and the last that it heard was from before."""
     machine = pump.machines[A]

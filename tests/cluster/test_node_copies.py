@@ -474,6 +474,27 @@ def test_who_lacks_what_the_browser_has_seen_is_not_the_last_owner_that_is_asked
     assert pump.machines[other].tables.replica(key).version == 2  # type: ignore[union-attr]
 
 
+def test_where_a_session_has_ended_another_owner_that_is_cut_off_is_not_asked_for_it(pump: Pump) -> None:
+    """The browser's floor may be older than what was written last: the session ended before that could be told."""
+    create(pump, "s")
+    pump.run(1)
+    one, other = owners(pump, "s")
+    here, key = stranger(pump, "s"), key_of("s")
+    assert load(pump, here, "s")
+    seen = floor_of(pump.machines[one].tables.replica(key))  # type: ignore[arg-type]
+    pump.cut = {(one, other), (other, one)}
+    changed = record(n="2")._replace(version=2)
+    assert forward(pump, here, "update", key, changed, 1, wait_ms=3000).answer == Written.DONE.value
+    writer = next(name for name in (one, other) if pump.machines[name].tables.replica(key).version > 1)  # type: ignore[union-attr]
+    assert pump.machines[writer].tables.perform("delete", (key, 2)).answer is Written.DONE
+    talk = worker.load_seen(pump.machines[here].tables, pump.machines[here].node.host.settings, key, seen)
+    answer = pump.ask(here, next(talk))
+    assert answer.answer is None
+    with pytest.raises(StopIteration) as end:
+        talk.send(pump.ask(here, talk.send(answer)))
+    assert end.value.value is None
+
+
 def test_who_has_shown_nothing_of_what_the_browser_has_seen_is_not_asked_to_change_it(pump: Pump) -> None:
     """It would say that the session is gone, and a login or a logout would go on while it lives."""
     create(pump, "s")

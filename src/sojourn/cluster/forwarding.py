@@ -136,7 +136,7 @@ class Forwarding:
                 self._end(errand, Written.STALE.value)
             else:
                 self._try(errand)
-        elif request.verb in READS and (message.failed is not None or self._may_know_more(errand, message.answer)):
+        elif request.verb in READS and (message.failed is not None or self._may_know_more(errand, message)):
             self._try(errand)
         else:
             if message.answer == Written.DONE.value or (
@@ -145,13 +145,14 @@ class Forwarding:
                 self._remember(errand.worker, request.key, name)  # the worker knows that host's version now
             self._end(errand, message.answer, message.failed)
 
-    def _may_know_more(self, errand: _Errand, answer: Any) -> bool:
+    def _may_know_more(self, errand: _Errand, message: Did) -> bool:
         """Tell whether another host is left that may have what the browser has seen of a session, which this one lacks.
 
-        What is written next goes to the host that has shown the session, and must find there what was shown.
+        What is written next goes to the host that has shown the session, and must find there what was shown. One that
+        says that the session has ended lacks nothing: the other may be cut off, and would show what was before.
         """
         left = any((peer := self.host.peers.get(name)) and peer.out for name in errand.hosts)
-        return left and _is_older(answer, errand.request)
+        return left and not message.over and _is_older(message.answer, errand.request)
 
     def _remember(self, worker: int, key: bytes, name: str) -> None:
         """Note who showed a session to a worker, and to any: the threads of one may change their connections."""
@@ -227,7 +228,7 @@ class Forwarding:
     def _when_kept(self, link: Link, message: Do, done: Done) -> None:
         """Answer once the write is on as many hosts as if a worker of this host had made it."""
         if not done.time:
-            self._answer(link, Did(message.number, _plain(done.answer)))
+            self._answer(link, Did(message.number, _plain(done.answer), over=self._is_over(message, done)))
             return
 
         def settled(enough: bool) -> None:
@@ -237,6 +238,13 @@ class Forwarding:
                 self._answer(link, Did(message.number, failed="too few hosts have the write (alone=refuse)"))
 
         self._is_enough(_name_written(message), done.time, settled)
+
+    def _is_over(self, message: Do, done: Done) -> bool:
+        """Tell whether a session that was to be loaded has ended here."""
+        if message.verb != "load" or done.answer is not None:
+            return False
+        replica = self.host.tables.replica(message.arguments[0])
+        return replica is not None and bool(replica.deleted)
 
     def _answer(self, link: Link, did: Did) -> None:
         if self.host.links.get(link.number) is link:

@@ -184,6 +184,10 @@ class Host:
         peer.states = self.members.states(members)
         self._count_expected()
 
+    def is_unheard_by(self, members: Iterable[Member]) -> bool:
+        """Tell whether somebody says of this host, among others, that it is not heard."""
+        return any(member.name == self.me and member.state == "suspect" for member in members)
+
     def _count_expected(self) -> None:
         self.expected = len(self.members.others()) + len(self._unheard_of())
 

@@ -112,6 +112,7 @@ class Links:
         if host.members.told(peer.name, hello.members, host.now) or changed:
             self._node.changed()
         peer.progress, peer.said_ms = hello.progress, 0
+        peer.deaf = peer.deaf and host.is_unheard_by(hello.members)  # a ping that said so may be lost with a stream
         host.told(peer, hello.members)
         self._node.catching_up.greeted(peer)
         if link.dialed:

@@ -337,8 +337,7 @@ class Node:
             self.changed()
         peer.progress = ping.progress
         self.host.told(peer, ping.members)
-        mine = next((member for member in ping.members if member.name == self.host.me), None)
-        was_deaf, peer.deaf = peer.deaf, mine is not None and mine.state == "suspect"
+        was_deaf, peer.deaf = peer.deaf, self.host.is_unheard_by(ping.members)
         if peer.deaf and not was_deaf:
             self.waiting.lost(peer.name)
 

@@ -214,6 +214,8 @@ class Did(_Message):
     failed: str | None = None
     moved: bool = False
     """Whether it was not even tried, since this host does not keep it, or cannot say yet: ask another."""
+    over: bool = False
+    """Whether the session that was to be loaded has ended here: what others have of it is of no account."""
 
 
 class Goodbye(_Message):
