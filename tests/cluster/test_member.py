@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sojourn.cluster.member import HIGHEST, MOST_MEMBERS, REMEMBERED, Members
+from sojourn.cluster.member import HIGHEST, LEAVING, MOST_MEMBERS, REMEMBERED, Members
 from sojourn.cluster.wire import Member, Ping, to_frame
 
 A, B, C, D = "a:1", "b:1", "c:1", "d:1"
@@ -129,6 +129,21 @@ def test_who_has_left_stays_away_until_a_later_incarnation(members: Members) -> 
     assert members.state(B) == "left"
     members.told(C, [member(B, "alive", 1)], 1.3)
     assert members.state(B) == "alive"
+
+
+def test_who_leaves_is_gone_once_it_has_said_goodbye_or_could_take_no_longer(members: Members) -> None:
+    members.heard(B, 0.0)
+    members.told(C, [member(B, "left")], 1.0)
+    assert not members.is_gone(B, 1.0)
+    assert members.is_gone(B, 1.0 + LEAVING)
+    assert members.told(C, [member(B, "left")._replace(farewell=True)], 1.1), "somebody has heard it say so"
+    assert members.is_gone(B, 1.1)
+    assert next(one for one in members.all() if one.name == B).farewell, "which is told to others"
+    members.told(C, [member(B, "alive", 1)], 1.2)
+    members.told(C, [member(B, "left", 1)], 1.3)
+    assert not members.is_gone(B, 1.3)
+    assert members.forget(B, 1.4), "an operator knows that it died meanwhile"
+    assert members.is_gone(B, 1.4)
 
 
 def test_that_a_host_has_left_is_believed_of_its_last_incarnation_only(members: Members) -> None:

@@ -439,6 +439,27 @@ def test_a_host_that_is_about_to_leave_is_asked_for_what_it_has_not_handed_on_ye
     assert pump.values(C, "s") == {"n": b"1"}
 
 
+def test_a_host_that_is_about_to_leave_is_waited_for_where_it_is_cut_off_before_it_says_goodbye(pump: Pump) -> None:
+    pump.cut = {(A, B), (A, C)}
+    pump.create(A, "s", n="1")
+    pump.run(0.1)
+    leaver, there = pump.machines[A], pump.machines[C]
+    pump.cut = set()
+    pump.do(leaver, leaver.node.asked(1, local.Leave(0, 20_000), pump.now))
+    assert pump.run(2, lambda: pump.state(C, A) == "left")
+    pump.cut = {(A, C), (C, A)}
+    peer = there.node.host.peers[A]
+    for link in (peer.out, peer.into):
+        assert link
+        pump.break_stream(link.number)
+    pump.run(1)
+    assert A not in there.node.host.peers
+    assert not ask(pump, C, floor(pump, A)).known
+    pump.heal()
+    assert pump.run(5, lambda: ask(pump, C, floor(pump, A)).known)
+    assert pump.values(C, "s") == {"n": b"1"}
+
+
 def test_nobody_waits_for_a_host_that_had_left_before_this_one_began(pump: Pump) -> None:
     seen = forged(pump, B)
     assert pump.ask(B, local.Leave(0, 5_000))

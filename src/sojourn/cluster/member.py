@@ -19,6 +19,7 @@ from sojourn.cluster.wire import Member
 MOST_MEMBERS = 256
 HIGHEST = 1 << 53  # incarnation, far beyond any: one more must still be a number that can be sent
 _STATES = frozenset({"alive", "suspect", "dead", "left"})
+LEAVING = 3600.0  # seconds that a host may take to leave: it may be cut off, and still have what it alone has
 REMEMBERED = 86_400.0  # seconds for which a host that has left is still known; a dead one until somebody forgets it
 
 
@@ -37,12 +38,17 @@ class _Known:
     ending: str = ""
     """``dead`` or ``left``; empty while it is neither."""
     ended: float = 0.0
+    farewell: bool = False
+    """Whether it has said goodbye for good; until then one that has *left* may still be handing on what it has."""
     heard: bool = False
     """Whether it was fresh when last looked at."""
 
     @property
     def state(self) -> str:
         return self.ending or ("alive" if self.heard else "suspect")
+
+    def as_told(self) -> Member:
+        return Member(self.name, self.incarnation, self.state, self.origin, self.ready, self.farewell)
 
 
 class Members:
@@ -74,8 +80,7 @@ class Members:
 
     def all(self) -> tuple[Member, ...]:
         """Return every host known, this one too, by name."""
-        others = (Member(one.name, one.incarnation, one.state, one.origin, one.ready) for one in self._others.values())
-        return tuple(sorted((self.me, *others)))
+        return tuple(sorted((self.me, *(one.as_told() for one in self._others.values()))))
 
     def state(self, name: str) -> str | None:
         """Return the state of a host, or None when it is not known."""
@@ -99,6 +104,11 @@ class Members:
     def others(self) -> tuple[str, ...]:
         """Return the other hosts that have not left; the dead ones too."""
         return tuple(one.name for one in self._others.values() if one.ending != "left")
+
+    def is_gone(self, name: str, now: float) -> bool:
+        """Tell whether a host has left and has nothing any more that others lack."""
+        known = self._others.get(name)
+        return known is not None and known.ending == "left" and (known.farewell or known.ended + LEAVING <= now)
 
     def of_origin(self, origin: Origin) -> str | None:
         """Return the host whose storage has this origin."""
@@ -186,7 +196,7 @@ class Members:
     def _told_of(self, known: _Known, said: Member, by: str, now: float) -> bool:
         if said.incarnation < known.incarnation:
             return False
-        before = (known.incarnation, known.state, known.origin, known.ready)
+        before = known.as_told()
         if by == said.name:
             known.ready = said.ready
         if said.incarnation > known.incarnation:
@@ -196,7 +206,8 @@ class Members:
         elif said.state == "alive" and known.ending != "left":
             known.vouched = max(known.vouched, now + self._silence)
             known.ending = ""
-        return (known.incarnation, known.state, known.origin, known.ready) != before
+        known.farewell = known.ending == "left" and (known.farewell or said.farewell)
+        return known.as_told() != before
 
     def _succeed(self, known: _Known, said: Member) -> None:
         """Take what is said of a later incarnation; one that has left may have come back in it."""
@@ -213,6 +224,7 @@ class Members:
         known = _Known(said.name, said.incarnation, said.origin, said.ready, now, now)
         if said.state in ("dead", "left"):
             known.ending, known.ended = said.state, now
+            known.farewell = said.farewell
         self._others[said.name] = known
         return True
 
@@ -231,17 +243,20 @@ class Members:
         self.me = self.me._replace(state="alive", incarnation=self.me.incarnation + 1)
 
     def forget(self, name: str, now: float) -> bool:
-        """An operator says that a host will not come back. Only a dead one, or one never heard of, can be forgotten."""
-        if name == self.me.name or self.state(name) not in ("dead", None):
+        """An operator says that a host will not come back: one that is dead, was never heard of, or did not say goodbye."""
+        if name == self.me.name or self.state(name) in ("alive", "suspect"):
             return False
-        return self._learn(Member(name, 0, "left", b""), now) if name not in self._others else self.left(name, now)
+        learned = name not in self._others and self._learn(Member(name, 0, "left", b""), now)
+        return self.left(name, now) or learned
 
     def left(self, name: str, now: float) -> bool:
         """A host has said goodbye for good."""
         known = self._others.get(name)
-        if known is None or known.ending == "left":
+        if known is None or known.farewell:
             return False
-        known.ending, known.ended = "left", now
+        if known.ending != "left":
+            known.ending, known.ended = "left", now
+        known.farewell = True
         return True
 
 

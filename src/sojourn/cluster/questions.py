@@ -223,13 +223,14 @@ class Questions:
     def _is_away(self, origin: Origin, question: _Question) -> bool:
         """Tell whether the host that would have made a write is known and has not answered; even if it is dead.
 
-        It may merely be cut off with the write, or this host may be. When it comes back with other storage, has left,
-        or an operator has it forgotten, what it alone had is lost. While it leaves it still has it, and hands it on.
+        It may merely be cut off with the write, or this host may be. When it comes back with other storage, has said
+        goodbye, or an operator has it forgotten, what it alone had is lost. While it leaves it still has it, and hands
+        it on; also where it cannot be reached just now.
         """
         name = self.host.members.of_origin(origin)
         if name is None:  # any host that is away may have begun anew, with other storage, and have made it since
             return self.host.unheard() or not question.answered.issuperset(self.host.members.others())
-        gone = self.host.members.state(name) == "left" and name not in self.host.peers
+        gone = self.host.members.is_gone(name, self.host.now) and name not in self.host.peers
         return name not in question.answered and name != self.host.me and not gone
 
     def _all_answered(self, question: _Question) -> bool:

@@ -50,6 +50,8 @@ class Member(NamedTuple):
     """The life of its storage."""
     ready: bool = False
     """Whether it has caught up, so that what it lacks does not exist."""
+    farewell: bool = False
+    """Whether one that has left said goodbye, or is given up; until then it may still hand on what it has."""
 
 
 class Hello(_Message):
