@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import tracemalloc
+from typing import Any
 
 import pytest
-from tests.cluster.pump import Pump, key_of, record
+from tests.cluster.pump import Pump, key_of, record, settings
 
-from sojourn.cluster import local, wire
-from sojourn.cluster.effects import Close, Dial
-from sojourn.cluster.tables import bucket_of
+from sojourn.cluster import local, wire, worker
+from sojourn.cluster.settings import Settings
+from sojourn.cluster.tables import View, bucket_of
+from sojourn.cluster.wire import Member
+from sojourn.core.ops import Written
 from sojourn.errors import StoreUnavailable
+from sojourn.testing.dict_tables import DictTables
 
 A, B, C = "a:1", "b:1", "c:1"
-
-
-@pytest.fixture
-def pump() -> Pump:
-    pump = Pump(A, B, C)
-    pump.start_all()
-    assert pump.run(5, lambda: all(pump.is_ready(name) for name in pump.names))
-    return pump
 
 
 def run_until_alike(pump: Pump, text: str, values: dict[str, bytes], seconds: float = 5.0) -> None:
@@ -305,121 +300,26 @@ def test_gossip_finds_hosts_that_no_setting_names() -> None:
     run_until_alike(pump, "s", {"n": b"1"})
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [({"cluster": "other"}, "belongs to the cluster"), ({"copies": 2}, "set the same on all hosts")],
-    ids=["cluster", "copies"],
-)
-def test_a_host_of_other_settings_is_refused_with_a_reason(pump: Pump, changes: dict[str, object], why: str) -> None:
-    pump.seeds = ("d:1", A)
-    stranger = pump.start("d:1", **changes)
-    pump.run(1)
-    assert not stranger.node.host.peers
-    assert any(why in report.text for report in stranger.reports)
-    assert pump.state(A, "d:1") is None
+@pytest.mark.parametrize("acks", [0, 1, None])
+def test_a_host_of_which_no_other_has_heard_begins_no_session(acks: int | None) -> None:
+    """Any other would take it for made up. Where its agent meets somebody meanwhile, or there is nobody, it stands."""
+    tables, alone = DictTables(), settings(A, (A,), acks=acks)
+    with pytest.raises(StoreUnavailable, match="no other host has heard"):
+        _write_without_agent(tables, settings(A, (A, B), acks=acks))
+    assert _write_without_agent(DictTables(), alone) is Written.DONE
+    tables.keep_view(View((Member(B, 0, "suspect", b""),)))
+    assert _write_without_agent(tables, settings(A, (A, B), acks=acks), "t") is Written.DONE
+    tables.keep_view(View((), ready=True))
+    assert _write_without_agent(tables, settings(A, (A, B), acks=acks), "u") is Written.DONE
 
 
-def test_a_second_host_of_the_same_name_is_refused(pump: Pump) -> None:
-    real = pump.machines[C]
-    twin = pump.machines[C] = pump.start(C, pump.new_tables())
-    pump.run(0.5)
-    assert any("is called c:1" in report.text for report in twin.reports)
-    assert pump.machines[A].node.host.peers[C].origin == real.tables.origin
-
-
-def test_a_copy_of_a_storage_is_refused(pump: Pump) -> None:
-    pump.seeds = ("d:1", A)
-    copy = pump.start("d:1", pump.machines[A].tables)
-    pump.run(0.5)
-    assert any("begin with an empty directory" in report.text for report in copy.reports)
-
-
-def test_a_certificate_of_another_host_is_refused(pump: Pump) -> None:
-    machine = pump.machines[A]
-    hello = pump.machines[B].node.links.hello()
-    hello.name, hello.origin = "d:1", b"ddd1"
-    machine.node.accepted(9001, frozenset({"e"}), pump.now)
-    effects = machine.node.received(9001, hello, pump.now)
-    assert [type(effect).__name__ for effect in effects[-2:]] == ["Send", "Close"]
-    assert "certificate" in effects[-1].why  # type: ignore[union-attr]
-    machine.node.accepted(9002, frozenset({"d"}), pump.now)
-    assert not any(isinstance(one, wire.Refused) for one in machine.node.received(9002, hello, pump.now))
-    assert pump.state(A, "d:1") == "alive"
-
-
-GARBAGE: list[wire.Message] = [
-    wire.Changes(b"zzzz", 0, wire.Progress(1, 1), ()),
-    wire.Stored(b"zzzz", wire.Progress(1, 1)),
-    wire.Ping(1, tuple(wire.Member(f"h{number}:1", 1, "alive", b"zzzz") for number in range(257)), {}),
-    wire.Ping(1, (wire.Member(A, (1 << 64) - 1, "dead", b"zzzz"),), {}),
-    wire.Digests({5000: 1}),
-    wire.Digests({}),
-    wire.Names(-5, {}),
-    wire.Hello((1,), "sojourn", "copies=all", B, b"zzzz", {}, ()),
-    wire.Refused("no"),
-    wire.Copies(0, (wire.Change(b"short", 1, True, None),)),
-    wire.Fetch(1, (b"short",) * 5000),
-    wire.Offer(1, {b"": 1}),
-    wire.Took(999),
-    wire.Lacks(999, ()),
-    wire.Did(999),
-    wire.Do(1, "sweep", ()),
-    wire.Do(1, "load", ()),
-    wire.Do(1, "load", (7,)),
-    wire.Do(1, "create", (b"k", "no record")),
-    wire.Do(1, "__class__", ()),
-]
-
-
-@pytest.mark.parametrize("message", GARBAGE, ids=lambda message: f"{type(message).__name__}")
-@pytest.mark.parametrize("dialed", [True, False])
-def test_whatever_a_host_makes_up_ends_with_its_stream_at_most(message: wire.Message, dialed: bool) -> None:
-    pump = Pump(A, B)
-    pump.start_all()
-    pump.run(1)
-    machine = pump.machines[A]
-    peer = machine.node.host.peers[B]
-    link = peer.out if dialed else peer.into
-    assert link
-    effects = machine.node.received(link.number, message, pump.now)
-    pump.do(machine, effects)
-    assert not any(isinstance(effect, wire.Changes) for effect in effects)
-    assert pump.run(5, lambda: B in machine.node.host.peers and machine.node.host.reachable(B))
-    assert pump.create(A, "after", n="1").enough
-
-
-@pytest.mark.parametrize(("first", "count"), [(-100_000, 100_001), (1, 100_000), (5, -1)])
-def test_a_question_about_buckets_that_do_not_exist_costs_nothing(pump: Pump, first: int, count: int) -> None:
-    node = pump.machines[A].node
-    into = node.host.peers[B].into
-    assert into
-    tracemalloc.start()
-    try:
-        effects = node.received(into.number, wire.Digests({}, first, count), pump.now)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
-    assert any(isinstance(effect, Close) and "do not exist" in effect.why for effect in effects)
-
-
-def test_nothing_but_a_hello_is_heard_first() -> None:
-    pump = Pump(A)
-    pump.start(A)
-    node = pump.machines[A].node
-    for number, message in enumerate(GARBAGE):
-        if not isinstance(message, wire.Hello | wire.Refused):
-            node.accepted(number, None, pump.now)
-            assert type(node.received(number, message, pump.now)[-1]).__name__ == "Close"
-    assert not node.host.links
-
-
-def test_a_stream_that_says_no_hello_is_closed() -> None:
-    pump = Pump(A)
-    pump.start(A)
-    node = pump.machines[A].node
-    node.accepted(7, None, pump.now)
-    pump.run(6)
-    assert not node.host.links
+def _write_without_agent(tables: DictTables, of: Settings, text: str = "s") -> Any:
+    """Have a worker create a session; nobody answers what it asks."""
+    talk = worker.create(tables, of, key_of(text), record())
+    next(talk)
+    with pytest.raises(StopIteration) as end:
+        talk.send(None)
+    return end.value.value
 
 
 def test_a_worker_that_is_gone_is_told_nothing(pump: Pump) -> None:
@@ -476,10 +376,6 @@ def test_what_is_over_is_swept(pump: Pump) -> None:
     assert all(machine.tables.replica(key_of("s")) is None for machine in pump.machines.values())
 
 
-def full(*_: object, **__: object) -> None:
-    raise StoreUnavailable("the disk is full")
-
-
 def test_a_host_that_lacks_much_is_not_sent_all_of_it_at_once(pump: Pump) -> None:
     """Sessions may be large, and what waits for a host has a bound: beyond it the stream is given up."""
     one, other = pump.machines[A], pump.machines[B]
@@ -515,62 +411,3 @@ def test_no_host_says_that_it_has_less_than_nothing_of_a_log(pump: Pump) -> None
     one.node.received(out.number, wire.Stored(one.tables.origin, wire.Progress(-5, -5)), pump.now)
     flow = one.node.shipping.flows[B]
     assert min(*flow.stored, *flow.read) >= 0, "else a look into the log raises, in each tick from then on"
-
-
-def test_no_input_raises_where_the_storage_fails(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = pump.machines[A]
-    for verb in ("log", "store", "accept", "progress", "replica", "sweep", "digests", "keep_view"):
-        monkeypatch.setattr(machine.tables, verb, full)
-    pump.do(machine, machine.node.written(pump.now))
-    pump.do(machine, machine.node.asked(1, local.Ask(7, key_of("s"), b"", 100), pump.now))
-    assert machine.reply_to(7) == local.Asked(7, False)
-    pump.create(B, "s", n="1")
-    pump.run(3)
-    assert any("disk is full" in report.text for report in machine.reports)
-
-
-def test_a_storage_that_cannot_be_swept_is_not_asked_all_the_time(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = pump.machines[A]
-    asked: list[float] = []
-
-    def fail(_: int) -> int:
-        asked.append(pump.now)
-        raise StoreUnavailable("the disk is full")
-
-    monkeypatch.setattr(machine.tables, "sweep", fail)
-    pump.run(10)
-    assert 5 < len(asked) < 20
-
-
-def test_a_stream_that_breaks_while_the_storage_fails_is_forgotten_and_opened_again(pump: Pump) -> None:
-    machine, lost = pump.machines[A], list[str]()
-    peer = machine.node.host.peers[B]
-    assert peer.out
-    assert peer.into
-    machine.node.host.call(peer.out, lambda number: wire.Fetch(number, ()), lambda _: True, lambda: lost.append(B))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine.tables, "keep_view", full)
-        pump.do(machine, machine.node.closed(peer.into.number, pump.now))
-        effects = machine.node.closed(peer.out.number, pump.now)
-        assert lost == [B], "whoever has asked is told that there will be no answer"
-        pump.do(machine, effects)
-        dialed = [effect for step in range(40) for effect in machine.node.tick(pump.now + step / 20)]
-        assert Dial(B) in dialed
-    assert next(one.state for one in machine.tables.view().members if one.name == B) == "alive"
-    pump.do(machine, machine.node.tick(pump.now + 3))
-    assert next(one.state for one in machine.tables.view().members if one.name == B) == "suspect"
-
-
-def test_a_question_that_ends_while_the_storage_fails_is_answered_and_can_be_asked_again(pump: Pump) -> None:
-    machine, floor = pump.machines[A], pump.machines[B].tables.origin + (1 << 50).to_bytes(8, "big")
-    pump.cut = {(A, B), (A, C)}
-    pump.do(machine, machine.node.asked(1, local.Ask(7, key_of("s"), floor, 200), pump.now))
-    pump.run(0.1)
-    assert machine.reply_to(7) is None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine.tables, "replica", full)
-        pump.run(0.2)
-    assert machine.reply_to(7) == local.Asked(7, False)
-    pump.heal()
-    pump.run(5)
-    assert pump.ask(A, local.Ask(0, key_of("s"), floor, 500)).known

@@ -15,14 +15,6 @@ A, B, C = "a:1", "b:1", "c:1"
 KEY = key_of("s")
 
 
-@pytest.fixture
-def pump() -> Pump:
-    pump = Pump(A, B, C)
-    pump.start_all()
-    assert pump.run(5, lambda: all(pump.is_ready(name) for name in pump.names))
-    return pump
-
-
 def floor(pump: Pump, name: str) -> bytes:
     replica = pump.machines[name].tables.replica(KEY)
     assert replica
@@ -423,41 +415,6 @@ def test_a_host_that_joins_knows_that_one_that_died_before_may_have_what_is_miss
     assert not ask(pump, "d:1", seen).known
     assert pump.ask(B, local.Forget(0, C)).view["forgotten"]
     assert pump.run(2, lambda: ask(pump, "d:1", seen).known)
-
-
-def test_a_host_that_is_about_to_leave_is_asked_for_what_it_has_not_handed_on_yet(pump: Pump) -> None:
-    pump.cut = {(A, B), (A, C)}
-    pump.create(A, "s", n="1")
-    pump.run(0.1)
-    pump.cut = set()  # and what waits stays where it is
-    leaver = pump.machines[A]
-    pump.do(leaver, leaver.node.asked(1, local.Leave(0, 20_000), pump.now))
-    assert pump.run(2, lambda: pump.state(C, A) == "left")
-    assert not leaver.ended
-    assert pump.values(C, "s") is None
-    assert ask(pump, C, floor(pump, A)).known
-    assert pump.values(C, "s") == {"n": b"1"}
-
-
-def test_a_host_that_is_about_to_leave_is_waited_for_where_it_is_cut_off_before_it_says_goodbye(pump: Pump) -> None:
-    pump.cut = {(A, B), (A, C)}
-    pump.create(A, "s", n="1")
-    pump.run(0.1)
-    leaver, there = pump.machines[A], pump.machines[C]
-    pump.cut = set()
-    pump.do(leaver, leaver.node.asked(1, local.Leave(0, 20_000), pump.now))
-    assert pump.run(2, lambda: pump.state(C, A) == "left")
-    pump.cut = {(A, C), (C, A)}
-    peer = there.node.host.peers[A]
-    for link in (peer.out, peer.into):
-        assert link
-        pump.break_stream(link.number)
-    pump.run(1)
-    assert A not in there.node.host.peers
-    assert not ask(pump, C, floor(pump, A)).known
-    pump.heal()
-    assert pump.run(5, lambda: ask(pump, C, floor(pump, A)).known)
-    assert pump.values(C, "s") == {"n": b"1"}
 
 
 def test_nobody_waits_for_a_host_that_had_left_before_this_one_began(pump: Pump) -> None:

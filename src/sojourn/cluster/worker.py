@@ -313,21 +313,36 @@ def _write(tables: Tables, settings: Settings, name: bytes, verb: str, arguments
         _refuse_where_alone(tables.view(), settings)
     done: Done = tables.perform(verb, arguments)
     if done.time:
-        yield from _acknowledged(settings, name, done.time)
+        yield from _acknowledged(tables, settings, name, done.time)
     return done.answer
 
 
-def _acknowledged(settings: Settings, name: bytes, time: int) -> Talk[None]:
-    if settings.acks == 0 and (name[-1] + milliseconds(time) + time) % PACE:
+def _acknowledged(tables: Tables, settings: Settings, name: bytes, time: int) -> Talk[None]:
+    unheard_of = _is_unheard_of(tables.view(), settings)
+    if settings.acks == 0 and (name[-1] + milliseconds(time) + time) % PACE and not unheard_of:
         yield Nudge()
         return
     settled = yield Await(0, name, time, wait_ms(settings))
+    if unheard_of and _is_unheard_of(tables.view(), settings):
+        raise StoreUnavailable(
+            "no other host has heard of this one yet, and all would take its sessions for made up; the write stands on "
+            "this host"
+        )
     if settings.alone == "refuse" and not (isinstance(settled, Settled) and settled.enough and not settled.minority):
         hosts = settled.hosts if isinstance(settled, Settled) else 0
         raise StoreUnavailable(
             f"{hosts} other hosts have the write, which {_wanted(settings)} should have (alone=refuse); it stands on "
             "this host, and reaches the others when they come back"
         )
+
+
+def _is_unheard_of(view: View, settings: Settings) -> bool:
+    """Tell whether this host may be one that no other knows: a new one, and its agent has met nobody so far.
+
+    Until it takes itself for the first one (``catching_up``). Where it is the only one that is named there is nobody.
+    """
+    others = any(member.name != settings.me for member in view.members)
+    return not (view.ready or others) and settings.seeds != (settings.me,)
 
 
 def _refuse_where_alone(view: View, settings: Settings) -> None:

@@ -15,6 +15,8 @@ from tests.faults.peers.visitors import crowd
 
 from sojourn.cluster import worker as rules
 from sojourn.cluster.local import Settled
+from sojourn.cluster.tables import View
+from sojourn.testing.dict_tables import DictTables
 from sojourn.testing.sim_checks import check
 from sojourn.testing.sim_history import Answered, Copy, History, Line, from_lines, to_lines
 
@@ -77,8 +79,10 @@ def test_what_counts_is_who_has_the_session_not_who_has_the_list_of_its_principa
     worker.listen_in()
     told: list[int] = []
     worker._settled.set(told)
+    tables = DictTables()
+    tables.keep_view(View((), ready=True))
     for name, hosts in ((bytes(32), 1), (bytes(64), 0)):
-        talk = rules._acknowledged(settings("a", ("a", "b"), acks=1), name, 1)
+        talk = rules._acknowledged(tables, settings("a", ("a", "b"), acks=1), name, 1)
         next(talk)
         with suppress(StopIteration):
             talk.send(Settled(1, hosts, hosts > 0))
