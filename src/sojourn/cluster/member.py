@@ -243,7 +243,7 @@ class Members:
         self.me = self.me._replace(state="alive", incarnation=self.me.incarnation + 1)
 
     def forget(self, name: str, now: float) -> bool:
-        """An operator says that a host will not come back: one that is dead, was never heard of, or did not say goodbye."""
+        """An operator says that a host will not come back: a dead one, one never heard of, or one that died leaving."""
         if name == self.me.name or self.state(name) in ("alive", "suspect"):
             return False
         learned = name not in self._others and self._learn(Member(name, 0, "left", b""), now)
