@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sojourn.cluster.member import HIGHEST, LEAVING, MOST_MEMBERS, REMEMBERED, Members
+from sojourn.cluster.member import HIGHEST, MOST_MEMBERS, REMEMBERED, Members
 from sojourn.cluster.wire import Member, Ping, to_frame
 
 A, B, C, D = "a:1", "b:1", "c:1", "d:1"
@@ -131,11 +131,11 @@ def test_who_has_left_stays_away_until_a_later_incarnation(members: Members) -> 
     assert members.state(B) == "alive"
 
 
-def test_who_leaves_is_gone_once_it_has_said_goodbye_or_could_take_no_longer(members: Members) -> None:
+def test_who_leaves_is_gone_once_it_has_said_goodbye_or_was_silent_for_as_long_as_makes_dead(members: Members) -> None:
     members.heard(B, 0.0)
     members.told(C, [member(B, "left")], 1.0)
-    assert not members.is_gone(B, 1.0)
-    assert members.is_gone(B, 1.0 + LEAVING)
+    assert not members.is_gone(B, SILENCE + GRACE - 0.1)
+    assert members.is_gone(B, SILENCE + GRACE)
     assert members.told(C, [member(B, "left")._replace(farewell=True)], 1.1), "somebody has heard it say so"
     assert members.is_gone(B, 1.1)
     assert next(one for one in members.all() if one.name == B).farewell, "which is told to others"

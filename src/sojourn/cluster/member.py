@@ -19,7 +19,6 @@ from sojourn.cluster.wire import Member
 MOST_MEMBERS = 256
 HIGHEST = 1 << 53  # incarnation, far beyond any: one more must still be a number that can be sent
 _STATES = frozenset({"alive", "suspect", "dead", "left"})
-LEAVING = 3600.0  # seconds that a host may take to leave: it may be cut off, and still have what it alone has
 REMEMBERED = 86_400.0  # seconds for which a host that has left is still known; a dead one until somebody forgets it
 
 
@@ -106,9 +105,15 @@ class Members:
         return tuple(one.name for one in self._others.values() if one.ending != "left")
 
     def is_gone(self, name: str, now: float) -> bool:
-        """Tell whether a host has left and has nothing any more that others lack."""
+        """Tell whether a host has left and has nothing any more that others lack.
+
+        It has said goodbye, or was silent for as long as makes dead: that was perhaps said where nobody heard it.
+        """
         known = self._others.get(name)
-        return known is not None and known.ending == "left" and (known.farewell or known.ended + LEAVING <= now)
+        return known is not None and known.ending == "left" and (known.farewell or self._is_given_up(known, now))
+
+    def _is_given_up(self, known: _Known, now: float) -> bool:
+        return max(known.fresh, known.vouched) + self._grace <= now
 
     def of_origin(self, origin: Origin) -> str | None:
         """Return the host whose storage has this origin."""
@@ -151,7 +156,7 @@ class Members:
         for known in list(self._others.values()):
             before = known.state
             known.heard = known.heard and known.fresh > now
-            if not known.ending and max(known.fresh, known.vouched) + self._grace <= now:
+            if not known.ending and self._is_given_up(known, now):
                 known.ending, known.ended = "dead", now
             if known.ending == "left" and known.ended + REMEMBERED <= now:
                 del self._others[known.name]
