@@ -212,3 +212,21 @@ def test_every_action_and_option_is_documented() -> None:
         assert f"### `sojourn cluster {name}`" in page
         options = [option for one in action._actions for option in one.option_strings]
         assert [option for option in options if option not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("states", "says"),
+    [
+        (["alive", "dead"], "127.0.0.1:1 has left: its sessions are on other hosts."),
+        (["left"], "127.0.0.1:1 has left, and there is no other host."),
+        (["dead", "suspect"], "run there: sojourn cluster forget URL 127.0.0.1:1"),
+    ],
+)
+def test_who_leaves_unheard_is_to_be_forgotten(
+    states: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [{"name": f"h{number}:1", "state": state} for number, state in enumerate(states)]
+    view = {"left": True, "remaining": 0, "members": [{"name": "127.0.0.1:1", "state": "left"}, *members]}
+    monkeypatch.setattr(operators, "leave", lambda *_: view)
+    assert main(["cluster", "leave", "peers://127.0.0.1:1?self=127.0.0.1:1"]) == 0
+    assert says in capsys.readouterr().out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.cluster.pump import Pump, key_of
 
-from sojourn.cluster import local
+from sojourn.cluster import local, wire
 from sojourn.cluster.replica import floor_of
 
 A, B, C = NAMES = ("a:1", "b:1", "c:1")
@@ -76,6 +77,22 @@ def test_who_is_about_to_leave_need_not_have_a_write() -> None:
     settled = pump.create(A, "s", n="1")
     assert (settled.hosts, settled.enough) == (1, True)
     assert not leaver.ended
+
+
+def test_a_host_that_begins_anew_does_not_wait_for_a_log_that_only_one_had_which_has_left(
+    pump: Pump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in that log is on others: the one that left has compared all with theirs."""
+    leaver = pump.machines[B].node.host
+    told = {**leaver.progress(), b"old1": wire.Progress(5, 5)}
+    monkeypatch.setattr(leaver, "progress", lambda: told)
+    pump.kill(C)
+    pump.run(0.1)
+    pump.start(C, pump.new_tables())
+    pump.run(5)
+    assert not pump.is_ready(C)
+    assert pump.ask(B, local.Leave(0, 20_000), seconds=25).view["left"]
+    assert pump.run(2, lambda: pump.is_ready(C))
 
 
 # -- what it alone has, while it leaves ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +192,7 @@ def leave(args: argparse.Namespace) -> int:
 
     view = operators.leave(settings, args.wait)
     if view.get("left"):
-        print(f"{settings.me} has left: its sessions are on other hosts.")
+        print(f"{settings.me} has left{_farewell(view, settings.me)}")
         return 0
     print(
         f"sojourn cluster leave: {view.get('remaining') or 'some'} sessions are not on enough other hosts yet, and "
@@ -200,6 +200,16 @@ def leave(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _farewell(view: Mapping[str, Any], me: str) -> str:
+    """Return how the host *me* has left, and what is to be done where no other was there to hear it."""
+    others = {member["state"] for member in view["members"] if member["name"] != me} - {"left"}
+    if "alive" in others:
+        return ": its sessions are on other hosts."
+    if not others:
+        return ", and there is no other host."
+    return f", and no other host was there to hear it. When one is back, run there: sojourn cluster forget URL {me}"
 
 
 def forget(args: argparse.Namespace) -> int:

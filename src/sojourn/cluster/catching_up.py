@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.comparing import Comparing
 from sojourn.cluster.host import Host, Peer
@@ -19,19 +17,16 @@ class CatchingUp:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._levels: dict[Origin, int] = {}
-        self._greeted: set[str] = set()
+        self._said: dict[str, dict[Origin, int]] = {}
+        """By host: how far it had each log when it first said hello."""
         self._logs: dict[Origin, int] = {}
 
     def greeted(self, peer: Peer) -> None:
         """A host has said how far it has each log."""
         self._logs[peer.origin] = peer.progress.get(peer.origin, Progress()).level
-        if peer.name in self._greeted:
-            return
-        self._greeted.add(peer.name)
-        for origin, progress in peer.progress.items():
-            if origin != self.host.tables.origin:
-                self._levels[origin] = max(self._levels.get(origin, 0), progress.level)
+        mine = self.host.tables.origin
+        levels = {origin: progress.level for origin, progress in peer.progress.items() if origin != mine}
+        self._said.setdefault(peer.name, levels)
 
     def has_log_of(self, peer: Peer) -> bool:
         """Tell whether the log of a host is here as far as it went when it said hello."""
@@ -49,16 +44,21 @@ class CatchingUp:
         knowing = any(host.members.is_ready(peer.name) for peer in host.connected())
         if not knowing and (away or self._may_others_come()):
             return False
-        return self._has_all(self._levels, comparing)
+        return self._has_all(comparing)
 
     def _may_others_come(self) -> bool:
         host = self.host
         quiet = host.now >= host.started + QUIET * host.settings.suspect_after
         return not quiet and any(host.members.state(name) is None for name in host.seeds())
 
-    def _has_all(self, levels: Mapping[Origin, int], comparing: Comparing) -> bool:
+    def _has_all(self, comparing: Comparing) -> bool:
+        """Tell whether this host has what it was to get.
+
+        Of one that has left nobody gets a log any more. What it had is on others, who had compared it with theirs.
+        """
         if self.host.settings.copies is None:
-            return all(self._has(origin, level) for origin, level in levels.items())
+            staying = [levels for name, levels in self._said.items() if self.host.members.state(name) != "left"]
+            return all(self._has(origin, level) for levels in staying for origin, level in levels.items())
         return all(
             self.has_log_of(peer) and (round := comparing.rounds.get(peer.name)) is not None and round.passes > 0
             for peer in self.host.peers.values()

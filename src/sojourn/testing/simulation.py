@@ -26,7 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from sojourn.cluster import ring
-from sojourn.cluster.local import Leave
+from sojourn.cluster.local import Forget, Leave
 from sojourn.cluster.replica import Replica
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.wire import Change
@@ -44,6 +44,7 @@ from sojourn.testing.sim_shape import ACTS, Shape
 KEY = 32  # bytes; a name that is longer begins with a tag
 CODEC = Codec()
 REST = 60.0  # seconds that hosts may take to come to rest
+FORGET_EVERY = 0.5  # seconds between two attempts of an operator
 OFTEN = 7  # requests with one cookie, one after the other
 LOOK_EVERY = 0.5  # seconds between two looks at what hosts have said they have
 
@@ -61,6 +62,8 @@ class Simulation:
         self.history: History = [Begins(seed, names, shape.copies, shape.acks, shape.alone, shape.idle, shape.lifetime)]
         self.members = [self._host(name, names) for name in names]
         self.leaving: set[str] = set()
+        self._unheard: set[str] = set()
+        """Hosts that have left, until all others know."""
         self._is_over = False
         self.faults = Faults(self.network, self.history, random, lambda: self.members, shape.jumps)
         shared = Shared(random, self.history, shape.policy(), self._choices)
@@ -186,10 +189,21 @@ class Simulation:
             self.leaving.discard(host.name)
             del self.network.hosts[host.name]
             self.faults.note("left", host.name)
+            self._unheard.add(host.name)
+            self.clock.after(FORGET_EVERY, lambda: self._forget(host.name))
         elif self.clock.now < until:
             self.clock.after(0.1, lambda: self._watch(host, until))
         else:
             self.leaving.discard(host.name)
+
+    def _forget(self, name: str) -> None:
+        """Do as an operator does until all know that a host has left: it may have said so where nobody heard it."""
+        for host in self.members:
+            if host.agent_up and host.node.host.members.state(name) not in ("left", None):
+                host.run(_forgets(name), lambda _: None)
+                self.clock.after(FORGET_EVERY, lambda: self._forget(name))
+                return
+        self._unheard.discard(name)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -213,6 +227,7 @@ class Simulation:
         clocks = {host.name: host.wall() - START for host in self.members}
         return (
             not self.leaving & clocks.keys()
+            and not self._unheard
             and all(host.tables.view().ready for host in self.members)
             and all(are_alike(held, self.due(name), clocks.__getitem__) for name, held in self.copies().items())
         )
@@ -283,6 +298,10 @@ def _until(change: Change) -> float:
 
 def _leaves() -> Process[None]:
     yield Leave(0, 20_000)
+
+
+def _forgets(name: str) -> Process[None]:
+    yield Forget(0, name)
 
 
 def _number(data: bytes) -> int:
