@@ -241,6 +241,8 @@ def test_under_replicated_writes_must_be_counted() -> None:
     story = Forged()
     story.lines.append(Counted("a", 2, 2))
     assert story.broken() == set()
+    story.lines.append(Counted("c", 2, 1, for_others=1))
+    assert story.broken() == set()
     story.lines.append(Counted("b", 1, 2))
     assert story.broken() == {"honest"}
 

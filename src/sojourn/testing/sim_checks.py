@@ -259,7 +259,7 @@ def honest(known: Known) -> Iterator[Finding]:
         if isinstance(line, Settled) and line.really + known.losses(line.since, line.at) < line.hosts:
             text = f"{line.host} said at {line.at:.4f} that {line.hosts} hosts have {line.session}; {line.really} had"
             yield Finding("honest", text, (line.session,))
-        if isinstance(line, Counted) and line.counted != line.told:
+        if isinstance(line, Counted) and not line.told <= line.counted <= line.told + line.for_others:
             yield Finding("honest", f"{line.host} counts {line.counted} under-replicated writes; {line.told} were told")
     if known.begins.alone != "refuse" or known.begins.copies is not None:
         return  # what other hosts have performed they have not told in numbers

@@ -154,6 +154,8 @@ class Counted(_Line, tag="counted"):
     host: str
     counted: int
     told: int
+    for_others: int = 0
+    """Writes that it made for other hosts. They are counted as well, and how many have them is not told."""
 
 
 Line = Begins | Sent | Answered | Settled | Question | Trouble | Copy | Counted

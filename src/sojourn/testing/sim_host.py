@@ -14,12 +14,12 @@ from typing import Any, TypeAlias, TypeVar
 from sojourn.cluster import worker
 from sojourn.cluster.clock import Origin
 from sojourn.cluster.effects import Close, Dial, Effect, End, Reply, Report, Send
-from sojourn.cluster.local import Answer, Ask, Await, Forward, Forwarded, Nudge, Request, Settled, Status, View
+from sojourn.cluster.local import READS, Answer, Ask, Await, Forward, Forwarded, Nudge, Request, Settled, Status, View
 from sojourn.cluster.node import Node
 from sojourn.cluster.replica import Replica, merge
 from sojourn.cluster.settings import Settings
 from sojourn.cluster.tables import BUCKETS, Holds, bucket_of
-from sojourn.cluster.wire import Changes, Message
+from sojourn.cluster.wire import Changes, Do, Message
 from sojourn.core.ops import Flow, Performable, Written
 from sojourn.core.policy import LONGEST
 from sojourn.errors import StoreUnavailable
@@ -121,7 +121,7 @@ class SimHost:
         """Seconds by which this host's clock is ahead."""
         self.ended = False
         """Whether the node has left the cluster."""
-        self.told_too_few = 0
+        self.told_too_few = self.made_for_others = 0
         self.reports: list[Report] = []
         self.node: Node
         self.births = 0
@@ -152,7 +152,7 @@ class SimHost:
     def start_agent(self) -> None:
         """Start the agent alone, where it has died and the workers live."""
         self.agent_up = True
-        self.told_too_few = 0
+        self.told_too_few = self.made_for_others = 0
         self._links.clear()
         self._network.reset(self.name)
         self._life += 1
@@ -212,6 +212,7 @@ class SimHost:
     def received(self, link: int, message: Message) -> None:
         """Hear a message."""
         if link in self._links and self.agent_up:
+            self.made_for_others += isinstance(message, Do) and message.verb not in READS
             self._do(self.node.received(link, message, self._clock.now))
 
     def closed(self, link: int) -> None:

@@ -277,7 +277,8 @@ class Simulation:
             for change in host.tables.copies(tuple(copies)):
                 self.history.append(self._copy(host, change, copies[change.name][host.name]))
             if self.shape.copies is None:  # what is forwarded is counted where it is done, and told elsewhere
-                self.history.append(Counted(host.name, host.counted("under_replicated"), host.told_too_few))
+                told = host.told_too_few, host.made_for_others
+                self.history.append(Counted(host.name, host.counted("under_replicated"), *told))
 
     def _copy(self, host: SimHost, change: Change, held: Held) -> Copy:
         name, replica, due = change.name.hex(), change.replica, self.due(change.name)
