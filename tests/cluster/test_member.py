@@ -175,8 +175,17 @@ def test_names_are_learned_from_others_up_to_a_bound(members: Members) -> None:
 
 
 def test_the_dead_that_are_not_known_are_not_learned(members: Members) -> None:
-    assert not members.told(B, [member(D, "dead"), member("e:1", "left")], 0.1)
+    assert not members.told(B, [member(D, "dead"), member("e:1", "left")._replace(farewell=True)], 0.1)
     assert members.state(D) is None
+
+
+def test_a_host_that_was_leaving_is_learned_and_one_that_has_said_goodbye_is_not(members: Members) -> None:
+    members.told(C, [member(D, "left")._replace(farewell=True)], 0.1)
+    assert members.state(D) is None
+    members.told(C, [member(D, "left")], 0.2)
+    assert members.of_origin(origin(D)) == D
+    assert not members.is_gone(D, 0.2)
+    assert D not in members.others()
 
 
 def test_while_this_host_stood_still_nobody_else_was_silent(members: Members) -> None:

@@ -276,6 +276,20 @@ def test_rule_5_renewals_in_a_chain_are_followed_within_the_grace(browser: Brows
     assert first.sees() == {}
 
 
+def test_rule_5_a_logout_after_a_renewal_ends_the_old_id_too(browser: Browser, site: Site, store: MemoryStore) -> None:
+    """By the old id within its grace, and where the renewal overtook it: a tombstone can be lost, a session is not."""
+    slow = browser.begin()
+    browser.visit(Session.rotate)
+    slow.destroy()
+    site.commit(slow)
+    assert store.frames == {}
+    browser.visit(lambda session: session.update(a=1))
+    old = Browser(site, browser.id)
+    browser.visit(Session.rotate)
+    old.visit(Session.destroy)
+    assert store.frames == {}
+
+
 def test_rule_5_a_login_beats_a_renewal_that_came_first(browser: Browser, site: Site) -> None:
     login = browser.begin()
     login.login("alice")

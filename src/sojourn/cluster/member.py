@@ -185,8 +185,8 @@ class Members:
                 changed = self._told_of_me(member) or changed
             elif member.name in self._others:
                 changed = self._told_of(self._others[member.name], member, by, now) or changed
-            elif member.state in ("alive", "suspect"):
-                changed = self._learn(member, now) or changed
+            elif member.state in ("alive", "suspect") or (member.state == "left" and not member.farewell):
+                changed = self._learn(member, now) or changed  # who is leaving may have what nobody else has
         return changed
 
     def _told_of_me(self, said: Member) -> bool:

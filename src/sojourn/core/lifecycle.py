@@ -40,7 +40,7 @@ def open(ids: Sequence[SessionId], policy: Policy, now: float) -> Flow[Opened]:
         record: Record | None = yield Load(id.private)
         opened = _judge(id, record, policy, now)
         if opened.standing is Standing.RETIRED and (current := (yield from _follow(record, policy, now))):
-            opened = Opened(Standing.FORWARDED, None, *current)
+            opened = Opened(Standing.FORWARDED, None, *current, retired=id.private)
         found.append(opened)
     if len(found) == 1:
         return found[0]
@@ -404,6 +404,9 @@ def end(opened: Opened, terms: Terms) -> Flow[Outcome]:
         key, record = found
         answer = yield Delete(key, record.version)
         if answer is Written.DONE:
+            for retired in (opened.retired, opened.key):
+                if retired and retired != key:  # where one host alone has the tombstone, the old id would outlive it
+                    yield Delete(retired)
             yield from delist(key, record, terms)
             return Outcome(Action.EXPIRE, events=(Event(Happened.ENDED, handle_of(key)),))
         found = (yield from _current(key, terms)) if answer is Written.STALE else None

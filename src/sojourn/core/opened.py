@@ -34,6 +34,8 @@ class Opened(NamedTuple):
     events: tuple[Event, ...] = ()
     floor: bytes = b""
     """What the browser had seen by its own account, see ``floor``."""
+    retired: bytes | None = None
+    """The private key that the browser presented, where its tombstone has led to another."""
     outage: StoreUnavailable | None = None
     """Why the store could not be asked, where policy then serves an anonymous visitor who can change nothing."""
 
