@@ -153,7 +153,7 @@ def refresh(session: Session, terms: Terms) -> Flow[Outcome]:
     outcome = yield from store_early(session, session.delta(), terms)
     key, _ = session.opened.current()
     if found := (yield from _current(key, terms)):
-        session.rebase(_at(session.opened, *found), _NOTHING)
+        session.rebase(session.opened.at(*found), _NOTHING)
         session.forget_others_values()
     return outcome
 
@@ -253,7 +253,7 @@ def _update(session: Session, opened: Opened, delta: Delta, terms: Terms) -> Flo
         answer = yield Update(key, after, record.version)
         if answer is Written.DONE:
             refreshed = _refreshes_cookie(session, opened, terms)
-            stored = _at(opened, key, after)
+            stored = opened.at(key, after)
             session.rebase(stored, delta)
             return _reissue(stored, after, refreshed).after(*_conflicts(key, merged))
         found = (yield from _current(key, terms)) if answer is Written.STALE else None
@@ -404,9 +404,8 @@ def end(opened: Opened, terms: Terms) -> Flow[Outcome]:
         key, record = found
         answer = yield Delete(key, record.version)
         if answer is Written.DONE:
-            for retired in (opened.retired, opened.key):
-                if retired and retired != key:  # where one host alone has the tombstone, the old id would outlive it
-                    yield Delete(retired)
+            for retired in opened.tombstones(key):
+                yield Delete(retired)  # where one host alone has it, and is lost, the old id would live again
             yield from delist(key, record, terms)
             return Outcome(Action.EXPIRE, events=(Event(Happened.ENDED, handle_of(key)),))
         found = (yield from _current(key, terms)) if answer is Written.STALE else None
@@ -470,17 +469,6 @@ def _reissue(opened: Opened, record: Record, wanted: bool) -> Outcome:
     if not wanted or opened.id is None:
         return KEEP
     return Outcome(Action.ISSUE, opened.id, record.cookie_age)
-
-
-def _at(opened: Opened, key: bytes, record: Record) -> Opened:
-    """Return *opened* as it stands on *record* under *key*.
-
-    Another key says that it was renewed meanwhile: then the browser's id is an old one, which is neither told the new
-    one nor handed out again, since that would overwrite the new one's cookie.
-    """
-    if key == opened.key:
-        return opened._replace(record=record)
-    return opened._replace(standing=Standing.FORWARDED, id=None, key=key, record=record)
 
 
 def _over(session: Session, opened: Opened, delta: Delta) -> Outcome:

@@ -45,6 +45,21 @@ class Opened(NamedTuple):
         assert self.record is not None
         return self.key, self.record
 
+    def at(self, key: bytes, record: Record) -> Opened:
+        """Return it as it stands on *record* under *key*.
+
+        Another key says that it was renewed meanwhile: then the browser's id is an old one, which is neither told the
+        new one nor handed out again, since that would overwrite the new one's cookie.
+        """
+        if key == self.key:
+            return self._replace(record=record)
+        old = self.retired or self.key
+        return self._replace(standing=Standing.FORWARDED, id=None, key=key, record=record, retired=old)
+
+    def tombstones(self, key: bytes) -> list[bytes]:
+        """Return the keys of tombstones that have led to *key*, as far as this request has come upon them."""
+        return [one for one in (self.retired, self.key) if one and one != key]
+
 
 class Rotation(Enum):
     """Why the id is to change."""
