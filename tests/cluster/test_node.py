@@ -245,36 +245,34 @@ def test_a_host_that_stood_still_itself_declares_nobody_dead(pump: Pump) -> None
     assert pump.run(5, lambda: pump.state(B, A) == "alive")
 
 
+def says(pump: Pump, into: bool, sent_ms: int, *, hears: bool) -> bool:
+    """Have B say to A on one of their streams whether it hears it; return whether A takes it for reachable then."""
+    machine, members = pump.machines[A], pump.machines[B].node.host.members.all()
+    peer, state = machine.node.host.peers[B], "alive" if hears else "suspect"
+    link = peer.into if into else peer.out
+    assert link
+    told = tuple(one._replace(state=state) if one.name == A else one for one in members)
+    pump.do(machine, machine.node.received(link.number, wire.Ping(sent_ms, told, {}), pump.now))
+    return machine.node.host.reachable(B)
+
+
 def test_what_a_host_says_is_not_undone_by_what_it_said_before_on_its_other_stream(pump: Pump) -> None:
     """After a cut: that it hears this host again came on one, and that it does not, a moment later, on the other."""
     pump.run(1)
-    machine = pump.machines[A]
-    node, peer = machine.node, machine.node.host.peers[B]
-    assert peer.out
-    assert peer.into
-    members = pump.machines[B].node.host.members.all()
-    deaf = tuple(one._replace(state="suspect") if one.name == A else one for one in members)
-    sent_ms = peer.said_ms
-    pump.do(machine, node.received(peer.out.number, wire.Ping(sent_ms + 20, deaf, {}), pump.now))
-    assert not node.host.reachable(B)
-    pump.do(machine, node.received(peer.out.number, wire.Ping(sent_ms + 40, members, {}), pump.now))
-    assert node.host.reachable(B)
-    pump.do(machine, node.received(peer.into.number, wire.Ping(sent_ms + 30, deaf, {}), pump.now))
-    assert node.host.reachable(B)
+    sent_ms = pump.machines[A].node.host.peers[B].said_ms
+    assert not says(pump, False, sent_ms + 20, hears=False)
+    assert says(pump, False, sent_ms + 40, hears=True)
+    assert says(pump, True, sent_ms + 30, hears=False)
 
 
 def test_a_host_that_greets_this_one_hears_it_also_where_the_ping_that_said_so_was_lost(pump: Pump) -> None:
     pump.run(1)
-    machine = pump.machines[A]
-    node, peer = machine.node, machine.node.host.peers[B]
-    assert peer.out
+    host = pump.machines[A].node.host
+    peer = host.peers[B]
+    assert not says(pump, False, peer.said_ms + 20, hears=False)
     assert peer.into
-    members = pump.machines[B].node.host.members.all()
-    deaf = tuple(one._replace(state="suspect") if one.name == A else one for one in members)
-    pump.do(machine, node.received(peer.out.number, wire.Ping(peer.said_ms + 20, deaf, {}), pump.now))
-    assert not node.host.reachable(B)
     pump.break_stream(peer.into.number)
-    assert pump.run(2, lambda: node.host.reachable(B))
+    assert pump.run(2, lambda: host.reachable(B))
 
 
 def test_a_host_that_stood_still_for_nearly_as_long_as_makes_suspect_takes_nobody_for_silent(pump: Pump) -> None:
