@@ -179,6 +179,12 @@ def test_the_dead_that_are_not_known_are_not_learned(members: Members) -> None:
     assert members.state(D) is None
 
 
+def test_what_is_no_name_of_a_host_is_not_forgotten(members: Members) -> None:
+    assert not members.forget("nonsense", 0.1)
+    assert members.state("nonsense") is None
+    assert members.forget(D, 0.1)
+
+
 def test_a_host_that_was_leaving_is_learned_and_one_that_has_said_goodbye_is_not(members: Members) -> None:
     members.told(C, [member(D, "left")._replace(farewell=True)], 0.1)
     assert members.state(D) is None

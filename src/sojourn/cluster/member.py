@@ -249,7 +249,7 @@ class Members:
 
     def forget(self, name: str, now: float) -> bool:
         """An operator says that a host will not come back: a dead one, one never heard of, or one that died leaving."""
-        if name == self.me.name or self.state(name) in ("alive", "suspect"):
+        if name == self.me.name or not is_name(name) or self.state(name) in ("alive", "suspect"):
             return False
         learned = name not in self._others and self._learn(Member(name, 0, "left", b""), now)
         return self.left(name, now) or learned
